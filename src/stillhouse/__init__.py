@@ -1,0 +1,59 @@
+"""Stillhouse: distil large language models into small ones, and know what was kept and what was lost.
+
+The command line and Python do the same: ``stillhouse run recipe.yaml`` is ``stillhouse.run(stillhouse.load("recipe.yaml"))``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.errors import DataError, ModelError, RecipeError, RunError, StillhouseError
+from stillhouse.recipe import Recipe, load, parse
+
+if TYPE_CHECKING:
+    from stillhouse.check import check
+    from stillhouse.evaluate import evaluate
+    from stillhouse.inspect import inspect
+    from stillhouse.report import report
+    from stillhouse.run import run
+
+__version__ = "0.1.0"
+__all__ = [
+    "DataError",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "RunError",
+    "StillhouseError",
+    "check",
+    "evaluate",
+    "inspect",
+    "load",
+    "parse",
+    "report",
+    "run",
+]
+
+
+_VERBS = ("check", "evaluate", "inspect", "report", "run")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the verbs when they are first used: importing the package stays instant."""
+    if name in _VERBS:
+        return getattr(importlib.import_module(f"stillhouse.{name}"), name)
+    raise AttributeError(f"module 'stillhouse' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """Keeps ``stillhouse.run`` the function: importing the module of the same name would otherwise take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _VERBS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

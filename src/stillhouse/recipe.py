@@ -1,0 +1,375 @@
+"""The recipe: everything a run depends on, as one value of eight sections.
+
+A recipe is a YAML file or the same object in Python. It is strict (an unknown key is an error that names the nearest known
+one) and is checked whole before anything is loaded: all mistakes are told at once. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from stillhouse.errors import Problem, RecipeError, did_you_mean, fail
+from stillhouse.find import problems_of
+
+ALPHA_PRESETS: dict[str, float] = {"high": 0.9, "moderate": 0.6, "low": 0.3}
+"""How much of the loss is the teacher's: high 0.8–0.95, moderate 0.5–0.7, low 0.2–0.4; see docs/objective.md for when."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Strategy(BaseModel):
+    """A strategy by its name, with its options beside it: ``{name: drop_layers, keep: 10}`` or just ``drop_layers``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    name: str
+    """The strategy's name as `stillhouse list` shows it, or package.module:function for your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options beside the name, as they came."""
+        return dict(self.model_extra or {})
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_teacher(value: Any) -> Any:
+    """A bare string is a model: a GGUF file by its ending, else a folder or a hub id."""
+    if isinstance(value, str):
+        return {"name": "gguf" if value.endswith(".gguf") else "local", "model": value}
+    return value
+
+
+class Source(Strategy):
+    """Where records come from, and how each is read: ``{name: jsonl, path: chats.jsonl, format: chat}``."""
+
+    format: Strategy = Strategy(name="text")
+    """How a record becomes tokens, and which of them carry loss: text, prompt_response, chat."""
+
+
+class Data(Section):
+    """What is learned from."""
+
+    sources: Annotated[tuple[Source, ...], BeforeValidator(_as_list)] = Field(min_length=1)
+    """Where text comes from; several are put together."""
+    block: int = Field(default=512, ge=8)
+    """Tokens of the longest piece; longer documents are cut into pieces."""
+    validation: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """Share of the documents held out, whole, for validation and evaluation; never trained on."""
+    end_token: str | None = None
+    """The token that ends a document; the tokenizer's own end token if not given."""
+    long_prompts: Literal["error", "drop"] = "error"
+    """What to do with examples whose prompt leaves no room for an answer in a block."""
+    max_documents: int | None = Field(default=None, ge=2)
+    """Stop reading the sources after so many documents (a streamed source may have no end)."""
+    seed: int = 0
+    """Of the shuffle and of the choice of held-out documents."""
+
+
+class Teacher(Strategy):
+    """Who teaches: a strategy of the kind teacher, ``{name: gguf, model: teacher.gguf}``, or just a hub id, folder or file."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the teacher; auto measures this machine and says why."""
+
+
+class Student(Strategy):
+    """Who is taught: a strategy of the kind builder, ``{name: drop_layers, keep: 10}``."""
+
+
+class Term(Strategy):
+    """One more part of the loss, by the name of a loss, with its weight."""
+
+    weight: float | Strategy = 1.0
+    """What it is multiplied by; a number or a schedule such as {name: linear, start: 1, end: 0}."""
+
+
+class Objective(Section):
+    """What is minimised: alpha · soft(temperature) + (1 − alpha) · hard + Σ weight · term."""
+
+    alpha: float | Literal["high", "moderate", "low"] | Strategy = "high"
+    """Share of the loss that is the teacher's: a number, a preset (high 0.9, moderate 0.6, low 0.3) or a schedule."""
+    temperature: float | Strategy = 2.0
+    """Softens both distributions; the soft term is multiplied by its square so that its gradient keeps its size."""
+    soft: Strategy = Strategy(name="forward_kl")
+    """The divergence from the teacher."""
+    hard: Strategy = Strategy(name="cross_entropy")
+    """The loss on the true outcome."""
+    terms: Annotated[tuple[Term, ...], BeforeValidator(_as_list)] = ()
+    """Further losses, each with its weight."""
+    chunk: int | None = Field(default=None, ge=1)
+    """Positions whose logits exist at one time; chosen from the vocabulary's size if not given."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Objective:
+        if isinstance(self.alpha, float | int) and not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"alpha is a share from 0 to 1, not {self.alpha}")
+        if isinstance(self.temperature, float | int) and self.temperature <= 0.0:
+            raise ValueError(f"temperature is a number above 0, not {self.temperature}")
+        return self
+
+
+class Trainer(Section):
+    """How it is minimised."""
+
+    steps: int = Field(default=200, ge=1)
+    """Optimiser steps."""
+    tokens_per_step: int = Field(default=4096, ge=8)
+    """Tokens of one optimiser step, over all processes."""
+    micro_tokens: int = Field(default=1024, ge=8)
+    """Tokens of one forward and backward pass in one process; lower it if memory runs out."""
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    """The highest learning rate."""
+    warmup: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of the steps in which the learning rate rises."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls afterwards."""
+    final_learning_rate: float = Field(default=0.1, ge=0.0, le=1.0)
+    """What is left of the learning rate at the last step, as a share."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averages."""
+    clip: float | None = Field(default=1.0, gt=0.0)
+    """Largest norm of the whole gradient."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the student's layers (weights, head and loss stay in float32); auto measures this machine."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """torch.compile of the layers; auto keeps it only if it is measured to be faster here."""
+    gradient_checkpointing: bool = False
+    """Recompute the layers in the backward pass: less memory, about a third more time."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints: what an interruption can cost."""
+    validate_every: int | None = Field(default=50, ge=1)
+    """Steps between validations; null for none."""
+    validation_tokens: int = Field(default=8192, ge=8)
+    """Held-out tokens that a validation reads."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better one; null never stops early."""
+    keep_best: bool = True
+    """End with the weights of the best validation, not the last."""
+    loggers: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
+    """Where the numbers of each step go beside metrics.jsonl: tensorboard."""
+    hooks: tuple[str, ...] = ()
+    """Your own functions, package.module:function, called after each step."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; all cores if not given."""
+    seed: int = 0
+    """Of the student's fresh weights and of dropout."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Trainer:
+        if self.micro_tokens > self.tokens_per_step:
+            raise ValueError(
+                f"micro_tokens ({self.micro_tokens}) is a part of tokens_per_step ({self.tokens_per_step}) and cannot be more"
+            )
+        return self
+
+
+class Evaluate(Section):
+    """How good it is."""
+
+    tokens: int = Field(default=20000, ge=64)
+    """Held-out tokens to evaluate on, whole documents."""
+    control: bool = True
+    """Also train the same student without the teacher at the same budget: did distillation help?"""
+    retention: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Share of the teacher's skill above the floor that must be kept."""
+    measures: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (
+        Strategy(name="performance"),
+        Strategy(name="fidelity"),
+        Strategy(name="calibration"),
+        Strategy(name="benefit"),
+    )
+    """Questions asked of the item table, one a file."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+class Export(Section):
+    """What is written for others to load."""
+
+    formats: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (Strategy(name="hf"),)
+    """hf: safetensors, tokenizer and model card for AutoModelForCausalLM."""
+
+
+class Report(Section):
+    """What is told to people."""
+
+    prompts: tuple[str, ...] = ("The capital of France is", "Once upon a time", "To make a cup of tea,")
+    """Prompts that teacher, student and control continue side by side."""
+    new_tokens: int = Field(default=48, ge=1)
+    """Tokens of each continuation."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "student"
+    """What the student is called."""
+    run: str | None = None
+    """The run's folder; runs/<name> if not given."""
+    data: Data
+    teacher: Annotated[Teacher, BeforeValidator(_as_teacher)]
+    student: Student
+    objective: Objective = Objective()
+    trainer: Trainer = Trainer()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    report: Report = Report()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run or f"runs/{self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, every default filled in."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """As YAML, every default filled in."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def fingerprint(self, *sections: str) -> str:
+        """A hash of what the recipe says (of the named sections only, if any); the run's folder does not count."""
+        content = self.to_dict()
+        content.pop("run", None)
+        if sections:
+            content = {name: content[name] for name in sections}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, with ``section.key=value`` overrides.
+
+    Raises:
+        RecipeError: all that is wrong with it, at once.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.y*ml")]) if file.parent.is_dir() else ""
+        raise fail(RecipeError, str(path), "there is no such recipe", near) from None
+    except UnicodeDecodeError:
+        raise fail(RecipeError, str(path), "is not UTF-8 text", "A recipe is a YAML file.") from None
+    except OSError as error:
+        raise fail(RecipeError, str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise fail(RecipeError, where, f"is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise fail(
+            RecipeError, str(path), "holds no recipe: a mapping with the sections data, teacher, student … is needed"
+        )
+    return parse(content, overrides)
+
+
+def parse(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Make a recipe of plain values; as ``load``."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(content)))
+    problems = [p for text in overrides if (p := _override(values, text))]
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += _word(error)
+    if problems:
+        raise RecipeError(*problems)
+    return recipe
+
+
+def _override(content: dict[str, Any], text: str) -> Problem | None:
+    """Put ``a.b.c=value`` into the content; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        return Problem(text, "is not an override", "Write section.key=value, such as trainer.steps=100.")
+    *parents, last = key.split(".")
+    place: Any = content
+    for depth, parent in enumerate(parents):
+        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
+            place = place[int(parent)]
+        elif isinstance(place, dict):
+            if isinstance(place.get(parent), str):  # a shorthand: open it up so that its options can be set
+                place[parent] = _open(".".join(parents[: depth + 1]), place[parent])
+            place = place.setdefault(parent, {})
+        else:
+            return Problem(key, f"'{'.'.join(parents[:depth])}' holds no keys to override")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = parsed
+    elif isinstance(place, dict):
+        place[last] = parsed
+    else:
+        return Problem(key, "cannot be overridden: there is a single value above it")
+    return None
+
+
+def _open(key: str, value: str) -> Any:
+    return _as_teacher(value) if key == "teacher" else {"name": value}
+
+
+def _word(error: ValidationError) -> list[Problem]:
+    """Pydantic's findings as problems, with the keys possible at each place."""
+    problems = []
+    for item, problem in zip(error.errors(), problems_of(error, "", []), strict=True):
+        if item["type"] == "extra_forbidden":
+            fields = _fields_at(item["loc"][:-1])
+            problem = Problem(problem.where, problem.what, did_you_mean(str(item["loc"][-1]), fields))
+        elif (
+            item["type"] in ("float_type", "literal_error", "model_type", "string_type", "float_parsing")
+            and len(item["loc"]) > 2
+        ):
+            # a union reports one finding a branch: tell the key once
+            problem = Problem(".".join(map(str, item["loc"][:2])), f"cannot be {item['input']!r}", problem.way_out)
+        if problem not in problems:
+            problems.append(problem)
+    return problems
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are possible at a place in the recipe."""
+    model: Any = Recipe
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = next((t for t in _types_in(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(t for a in inner for t in _types_in(a))]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema()

@@ -1,0 +1,207 @@
+"""The things that travel between stages, and the legend of the shape letters.
+
+Shape letters, written at the end of a tensor's name:
+
+====== ==========================================================================================
+``P``  tokens in a micro-batch: documents one after another, nothing padded
+``D``  documents (or pieces of them) in a micro-batch
+``N``  positions that carry loss: next tokens of a language model, or whole sequences of a classifier
+``V``  outcomes at a position: the vocabulary, or the classes
+``H``  width of the hidden states
+``K``  outcomes that a truncated teacher names
+``S``  outcomes of the support that teacher and student were put on
+====== ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch holds. The causal shift is already done: ``labels_N[i]`` is the outcome at ``select_N[i]``.
+
+    Args:
+        input_ids_P: token ids of all documents, one after another; int64.
+        position_ids_P: position of each token within its document; starts at 0 at each border; int64.
+        borders_D1: where documents start, and the end: ``[0, …, P]``; D + 1 ints, on the CPU.
+        select_N: indices into P of the positions that carry loss; int64.
+        labels_N: index of the true outcome at each; int64.
+        weight_N: how much each counts; float32; ones by default.
+        document_N: which of the D documents each position belongs to; int64.
+        keys: content key of each of the D documents' examples.
+    """
+
+    input_ids_P: Tensor
+    position_ids_P: Tensor
+    borders_D1: tuple[int, ...]
+    select_N: Tensor
+    labels_N: Tensor
+    weight_N: Tensor
+    document_N: Tensor
+    keys: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device."""
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The batch with only the loss positions ``start:stop``; the tokens stay."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            select_N=self.select_N[part],
+            labels_N=self.labels_N[part],
+            weight_N=self.weight_N[part],
+            document_N=self.document_N[part],
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map, from hidden states to logits over V outcomes.
+
+    Args:
+        weight_VH: the matrix.
+        bias_V: added, if any.
+        scale: logits are multiplied by it (Cohere, Granite).
+        softcap: logits become ``softcap · tanh(logits / softcap)``, if any (Gemma 2).
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the linear map and nothing else."""
+        return self.scale == 1.0 and self.softcap is None
+
+    def logits(self, hidden_NH: Tensor, out: Tensor | None = None) -> Tensor:
+        """Logits [N, V]; written into ``out`` if it is given (then without a graph)."""
+        weight_HV = self.weight_VH.t()
+        if hidden_NH.dtype != weight_HV.dtype:
+            hidden_NH = hidden_NH.to(weight_HV.dtype)
+        logits_NV = torch.mm(hidden_NH, weight_HV, out=out) if out is not None else hidden_NH @ weight_HV
+        return self.finish(logits_NV, inplace=out is not None)
+
+    def finish(self, logits_NV: Tensor, inplace: bool = False) -> Tensor:
+        """What follows the matrix product: bias, scale, cap."""
+        if self.bias_V is not None:
+            logits_NV = logits_NV.add_(self.bias_V) if inplace else logits_NV + self.bias_V
+        if self.scale != 1.0:
+            logits_NV = logits_NV.mul_(self.scale) if inplace else logits_NV * self.scale
+        if self.softcap is not None:
+            cap = self.softcap
+            logits_NV = logits_NV.div_(cap).tanh_().mul_(cap) if inplace else torch.tanh(logits_NV / cap) * cap
+        return logits_NV
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the student says of N positions.
+
+    Args:
+        logits_NV: logits; in the chunked head, of the chunk's positions only.
+        layers: name → list of tensors of the student's inner life, where a term asked for it
+            (``hidden``: [P, H] after each layer, embedding excluded).
+    """
+
+    logits_NV: Tensor
+    layers: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What the teacher says of N positions. A loss cannot tell where it came from.
+
+    One of two forms: dense (``logits_NV``, or ``hidden_NH`` with ``head``, from which the logits of any rows follow
+    exactly, at any temperature), or truncated (``ids_NK``, ``logp_NK`` and the remainder ``rest_N``).
+
+    Args:
+        logits_NV: teacher logits.
+        hidden_NH: teacher hidden states before the head.
+        head: the teacher's head.
+        ids_NK: outcomes named; int64.
+        logp_NK: their log-probabilities in nats at temperature 1.
+        rest_N: log of the probability that the named outcomes leave over.
+        layers: as in ``Output``.
+    """
+
+    logits_NV: Tensor | None = None
+    hidden_NH: Tensor | None = None
+    head: Head | None = None
+    ids_NK: Tensor | None = None
+    logp_NK: Tensor | None = None
+    rest_N: Tensor | None = None
+    layers: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the whole distribution is there."""
+        return self.ids_NK is None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many outcomes the teacher knows; None if truncated."""
+        if self.logits_NV is not None:
+            return self.logits_NV.shape[-1]
+        return self.head.weight_VH.shape[0] if self.head is not None else None
+
+    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Signal:
+        """The signal of positions ``start:stop``, logits computed (into ``out`` if given) where only hidden states were."""
+        part = slice(start, stop)
+        if self.logits_NV is not None:
+            return replace(self, logits_NV=self.logits_NV[part])
+        if self.hidden_NH is not None:
+            assert self.head is not None
+            logits_NV = self.head.logits(self.hidden_NH[part], out=out)
+            return Signal(logits_NV=logits_NV, layers=self.layers)
+        assert self.ids_NK is not None and self.logp_NK is not None and self.rest_N is not None
+        return replace(self, ids_NK=self.ids_NK[part], logp_NK=self.logp_NK[part], rest_N=self.rest_N[part])
+
+
+Loss = Callable[..., Tensor]
+"""``loss(student: Output, teacher: Signal, batch: Batch, *, options…) -> [N]``, unreduced, in nats where it is a divergence."""
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; with weights and optimiser it is the whole state of the loop.
+
+    Args:
+        step: optimiser steps taken.
+        tokens: loss positions learned from so far.
+        best: the best validation value so far and the step it was seen at.
+        waited: validations since then.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for the checkpoint."""
+        return dict(vars(self))
+
+
+def needs(*what: str) -> Callable[[Loss], Loss]:
+    """Mark what a strategy wants beyond logits, such as ``hidden`` or ``attention``; the check refuses what cannot be had."""
+
+    def mark(function: Loss) -> Loss:
+        function.needs = frozenset(what)  # type: ignore[attr-defined]
+        return function
+
+    return mark
