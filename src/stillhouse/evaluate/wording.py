@@ -1,0 +1,57 @@
+"""Numbers as people read them: few digits, the interval beside them, the unit once."""
+
+from __future__ import annotations
+
+import math
+
+from stillhouse.evaluate.records import Estimate
+from stillhouse.evaluate.statistics import Interval
+
+
+def number(value: float) -> str:
+    """Two decimals at most for numbers above 0.1, two digits below, none where they would not matter."""
+    if not math.isfinite(value):
+        return "unknown" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    size = abs(value)
+    if size >= 100:
+        text = f"{value:,.0f}"
+    elif size >= 10:
+        text = f"{value:.1f}"
+    elif size >= 0.1 or size == 0:
+        text = f"{value:.2f}"
+    elif size >= 0.0001:
+        text = f"{value:.{1 - math.floor(math.log10(size))}f}"
+    else:
+        text = f"{value:.1e}"
+    text = text.replace("-", "−")
+    return text.removeprefix("−") if not text.strip("−0.") else text
+
+
+def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
+    """Such as ``93.1 % [90.2, 96.0]``; an interval without bounds is said to be unknown."""
+    unit = f" {unit}" if unit else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{number(value)}{unit} [interval unknown]"
+    return f"{number(value)}{unit} [{number(low)}, {number(high)}]"
+
+
+def say(interval: Interval, unit: str = "") -> str:
+    """An interval in words."""
+    return with_interval(interval.value, interval.low, interval.high, unit)
+
+
+def estimate(label: str, role: str, interval: Interval, unit: str, n: int) -> Estimate:
+    """An interval as an entry of a finding."""
+    return Estimate(label, role, interval.value, interval.low, interval.high, unit, n)
+
+
+def within(interval: Interval, low: float, high: float) -> Interval:
+    """An interval cut to what is possible, such as shares to 0 … 1."""
+    return Interval(
+        interval.value, max(low, interval.low), min(high, interval.high), interval.se, interval.clusters, interval.df
+    )
+
+
+def count(n: int, one: str) -> str:
+    """Such as ``1 document`` or ``1,200 documents``."""
+    return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"
