@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class RunError(StillhouseError):
     """A run cannot start, continue or be saved."""
 
 
-def fail(kind: type[StillhouseError], where: str, what: str, way_out: str = "") -> StillhouseError:
+Kind = TypeVar("Kind", bound=StillhouseError)
+
+
+def fail(kind: type[Kind], where: str, what: str, way_out: str = "") -> Kind:
     """Make an error of one problem: ``raise fail(DataError, "data.path", "no such file", "Check the spelling.")``."""
     return kind(Problem(where, what, way_out))
 

