@@ -145,6 +145,16 @@ class Items:
         scores = self.roles.get(role)
         return scores is not None and all(getattr(scores, name) is not None for name in columns)
 
+    def loss(self, role: str) -> tuple[FloatArray, FloatArray, str]:
+        """A role's loss per item, what each item counts, and the unit of their ratio of sums.
+
+        Bits and bytes where labels have bytes (comparable across tokenizers), else nats and ones.
+        """
+        nll = self.roles[role].nll
+        if self.bytes is None or not self.bytes.any():
+            return nll, np.ones(self.size), "nats per item"
+        return nll / math.log(2), self.bytes.astype(np.float64), "bits per byte"
+
     def with_role(self, role: str, scores: Scores) -> Items:
         """The same items with one more role; one of that name is replaced."""
         return Items(self.document, self.key, self.position, self.label, self.bytes, {**self.roles, role: scores})
@@ -349,8 +359,8 @@ class Mark:
 class Chart:
     """What to draw. In ``forest``, ``ladder`` and ``bars`` the points' x is a label, in the others a number.
 
-    In ``reliability``, x is the mean confidence of a bin, y its accuracy, and low to high is where the accuracy of a
-    perfectly calibrated model would lie.
+    In ``reliability``, x is the mean confidence of a bin and y its accuracy, both from 0 to 1; a series without role, named
+    "chance alone" and without y, is the band in which the accuracy of a perfectly calibrated model would lie.
     """
 
     kind: Literal["forest", "ladder", "reliability", "line", "bars"]

@@ -88,13 +88,8 @@ def calibration_error(
         size = len(group)
         claimed = conf_N[group]
         confidence, accuracy = float(claimed.mean()), float(correct_N[group].mean())
-        right_R = np.concatenate(
-            [
-                _draw(rng, claimed, min(rows, replicates - start))
-                for rows in (_rows(size),)
-                for start in range(0, replicates, rows)
-            ]
-        )
+        rows = max(1, _DRAWS // size)
+        right_R = np.concatenate([_draw(rng, claimed, min(rows, replicates - r)) for r in range(0, replicates, rows)])
         null_R += size / n * np.abs(right_R / size - confidence)
         value += size / n * abs(accuracy - confidence)
         square += size / n * ((accuracy - confidence) ** 2 - accuracy * (1 - accuracy) / (size - 1))
@@ -106,14 +101,10 @@ def calibration_error(
     return CalibrationError(value, centre, low, high, p, value - centre, square, tuple(bins))
 
 
-def _rows(size: int) -> int:
-    return max(1, _DRAWS // size)
-
-
 def _draw(rng: np.random.Generator, claimed: FloatArray, rows: int) -> FloatArray:
     """How many of the items come out right, [rows] times."""
     drawn = rng.random((rows, len(claimed)), dtype=np.float32) < claimed.astype(np.float32)
-    return np.count_nonzero(drawn, axis=1).astype(np.float64)
+    return np.asarray(np.count_nonzero(drawn, axis=1), dtype=np.float64)
 
 
 def brier(conf_N: FloatArray, correct_N: FloatArray, cluster_N: NDArray[np.generic]) -> Interval:

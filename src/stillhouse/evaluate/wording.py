@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stillhouse.evaluate.records import Estimate
+from stillhouse.evaluate.records import Estimate, Finding, Items
 from stillhouse.evaluate.statistics import Interval
 
 
@@ -55,3 +55,36 @@ def within(interval: Interval, low: float, high: float) -> Interval:
 def count(n: int, one: str) -> str:
     """Such as ``1 document`` or ``1,200 documents``."""
     return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"
+
+
+def p_value(p: float) -> str:
+    """Such as ``p = 0.03`` or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {number(p)}"
+
+
+ONE_SIDED = "Verdicts are one-sided tests at 5 % (the 90 % interval decides); the intervals shown are 95 %."
+ONE_SEED = "One training run: the intervals cover which documents were tested on, not which seed was trained with."
+
+
+def sample_limits(items: Items) -> list[str]:
+    """What every measure says of the size of the sample."""
+    limits = []
+    if items.documents < 30:
+        limits.append(
+            f"Only {count(items.documents, 'document')}: items of one document depend on each other, so intervals are wide."
+        )
+    return [*limits, ONE_SEED]
+
+
+def to_decide(needed: int | None, clusters: int) -> str:
+    """How much more would decide an inconclusive verdict."""
+    if needed is None:
+        return "No practical number of documents would decide it: the student sits at the threshold."
+    if needed <= clusters:
+        return f"It was close: a few more documents than these {clusters:,} should decide it."
+    return f"About {count(needed, 'document')} like these (here {clusters:,}) would decide it with 80 % power."
+
+
+def not_measured(name: str, question: str, reason: str) -> Finding:
+    """The finding of a measure that has nothing to judge from."""
+    return Finding(name, question, "NOT MEASURED", f"Not measured: {reason}.", reason)

@@ -1,0 +1,59 @@
+"""One verdict from all findings: a claim that the student may replace the teacher holds only if every gate holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stillhouse.evaluate.records import Finding, Verdict
+
+EXIT_CODES: dict[Verdict, int] = {
+    "PASS": 0,
+    "FAIL": 1,
+    "INCONCLUSIVE": 2,
+    "UNINFORMATIVE": 2,
+    "NOT MEASURED": 2,
+    "DESCRIPTIVE": 2,
+}
+"""What a script can go by. 3 is left for an evaluation that could not be carried out."""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """The verdict on a run and the sentence that heads its report."""
+
+    verdict: Verdict
+    sentence: str
+
+
+def combine(findings: Sequence[Finding]) -> Overall:
+    """The conjunction of all findings that judge: FAIL if one fails, PASS if all pass, else INCONCLUSIVE.
+
+    A finding that is UNINFORMATIVE or NOT MEASURED never passes. DESCRIPTIVE ones do not judge; if there are no others, the
+    verdict is NOT MEASURED. Each gate is tested at 5 %, and so is their conjunction (an intersection–union test): a student
+    that must not pass passes with at most 5 %, without a correction for the number of gates.
+    """
+    gates = [f for f in findings if f.verdict != "DESCRIPTIVE"]
+    if not gates:
+        return Overall("NOT MEASURED", "Nothing was judged: no measure gave a verdict.")
+    failed = [f for f in gates if f.verdict == "FAIL"]
+    undecided = [f for f in gates if f.verdict not in ("PASS", "FAIL")]
+    passed = len(gates) - len(failed) - len(undecided)
+    tally = f"{passed} of {len(gates)} gates hold"
+    if failed:
+        also = f" Undecided: {_names(undecided)}." if undecided else ""
+        told = " ".join(f.sentence for f in failed)
+        return Overall("FAIL", f"Not a replacement for the teacher ({tally}; failed: {_names(failed)}). {told}{also}")
+    if undecided:
+        told = " ".join(f"{f.name.capitalize()} is {f.verdict.lower()}: {f.reason or f.sentence}" for f in undecided)
+        return Overall("INCONCLUSIVE", f"Not shown to be a replacement for the teacher ({tally}, none failed). {told}")
+    return Overall("PASS", f"Every gate holds ({len(gates)} of {len(gates)}). {gates[0].sentence}")
+
+
+def exit_code(verdict: Verdict) -> int:
+    """0 PASS, 1 FAIL, 2 anything that decides neither."""
+    return EXIT_CODES[verdict]
+
+
+def _names(findings: Sequence[Finding]) -> str:
+    return ", ".join(f"{f.name} ({f.verdict.lower()})" if f.verdict != "FAIL" else f.name for f in findings)
