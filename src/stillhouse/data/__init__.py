@@ -1,0 +1,392 @@
+"""What is learned from: read sources → render records → tokenise and shift → arrays on disk → micro-batches.
+
+``prepare`` is the stage; ``render.py`` is where text becomes inputs and labels, ``pieces.py`` where these become batches.
+torch is imported when a corpus is opened, not before: listing and checking recipes stays instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillhouse.data.reading import Record
+from stillhouse.data.render import NO_LOSS, Rendered, end_token, fingerprint, fit, tokenise
+from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column
+from stillhouse.errors import DataError, Problem, fail
+from stillhouse.files import atomic_folder, sha256_file, write_json
+from stillhouse.find import check_options, find
+from stillhouse.recipe import Data
+
+if TYPE_CHECKING:
+    from stillhouse.data.pieces import Pieces
+
+Report = Callable[[str, int, int | None], None]
+"""``progress(text, done, total)``; total is None where it is not known."""
+
+_FORMAT = 1
+"""Version of the arrays on disk."""
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 1 << 20
+_SECONDS_BETWEEN_REPORTS = 0.3
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is learned from and what is held out.
+
+    Args:
+        train: documents to learn from.
+        validation: held-out documents, none of whose texts is in ``train``.
+        facts: what was read, kept and left out, as plain values.
+    """
+
+    train: Pieces
+    validation: Pieces
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A source with its format, options checked."""
+
+    where: str
+    source: Callable[..., Iterator[Record]]
+    source_options: dict[str, Any]
+    format: Callable[..., Rendered]
+    format_options: dict[str, Any]
+
+
+def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, progress: Report | None = None) -> Corpus:
+    """Read the sources and make a corpus of them in a folder; or open the one that is there, if it was made of the same.
+
+    The same means: the recipe's section, the tokenizer's content, the code of the strategies, and the size and time of the
+    files that are read. If those files are gone, what was made of them is still used. Documents of equal text are kept
+    once. Which side a document is on follows from its text and ``data.seed``, not from the order of the sources.
+
+    Several processes must not prepare one folder at the same time: let one do it, then the others open it.
+
+    Args:
+        section: the recipe's section.
+        tokenizer: a fast tokenizer of transformers, the student's.
+        folder: the run's data folder; written whole or not at all.
+        progress: called with what is being done, a few times a second at most.
+
+    Raises:
+        DataError: a source cannot be read, a record not used, or there is too little to learn from.
+        RecipeError: an option of a source or format is wrong.
+    """
+    folder = Path(folder)
+    end = end_token(tokenizer, section.end_token)
+    readers = _readers(section)
+    made_of = _made_of(section, readers, tokenizer, end)
+    facts = _facts_if_same(folder, made_of)
+    if facts is None:
+        _remove_leftovers(folder)
+        with atomic_folder(folder) as building:
+            facts = _build(section, readers, tokenizer, end, building, progress or (lambda *_: None))
+            write_json(building / "manifest.json", {"made_of": made_of, "facts": facts})
+    return _open(folder, section.block, facts)
+
+
+def _readers(section: Data) -> list[_Reader]:
+    readers = []
+    for i, source in enumerate(section.sources):
+        where = f"data.sources.{i}"
+        read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
+        options = check_options(read, source.options, where)
+        format_options = check_options(form, source.format.options, f"{where}.format")
+        readers.append(_Reader(f"{where} ({source.name})", read, options, form, format_options))
+    return readers
+
+
+def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int) -> dict[str, Any]:
+    """All that the arrays depend on, as plain values."""
+    code, files = {}, []
+    for reader in readers:
+        for function in (reader.source, reader.format):
+            file = inspect.getsourcefile(function)
+            code[f"{function.__module__}:{function.__name__}"] = sha256_file(Path(file)) if file else None
+        for path in getattr(reader.source, "inputs", lambda _: [])(reader.source_options):
+            stat = path.stat()
+            files.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return {
+        "format": _FORMAT,
+        "section": section.model_dump(mode="json"),
+        "tokenizer": fingerprint(tokenizer),
+        "end": end,
+        "code": code,
+        "python": platform.python_version(),  # of which the standard library's texts are
+        "files": hashlib.sha256(json.dumps(files).encode()).hexdigest() if files else None,
+    }
+
+
+def _facts_if_same(folder: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of what lies in the folder, if it is whole and was made of the same."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        there, facts = manifest["made_of"], manifest["facts"]
+        if made_of["files"] is None:  # the originals are gone: what was made of them stays good
+            there = {**there, "files": None}
+        whole = all(len(column(folder, name)) == facts["lengths"][name] for name in COLUMNS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts if whole and there == made_of else None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes were building (see ``atomic_folder``)."""
+    for path in folder.parent.glob(f".{folder.name}.*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class _Builder:
+    """Tokenises batches of documents and appends them to the arrays."""
+
+    def __init__(self, section: Data, tokenizer: Any, end: int, folder: Path, stack: ExitStack) -> None:
+        self.section, self.tokenizer, self.end = section, tokenizer, end
+        self.columns = {n: stack.enter_context(Column(folder / f"{n}.npy", d)) for n, d in COLUMNS.items()}
+        self.counts = dict.fromkeys(
+            (
+                "records",
+                "empty",
+                "duplicates_dropped",
+                "prompts_dropped",
+                "without_loss_dropped",
+                "responses_truncated",
+            ),
+            0,
+        )
+        self.seen: set[bytes] = set()
+        self.waiting: list[tuple[str, bytes, Rendered]] = []
+        self.characters = 0
+
+    @property
+    def documents(self) -> int:
+        """How many were kept so far."""
+        return self.columns["documents"].length
+
+    def add(self, where: str, rendered: Rendered) -> None:
+        """Take a document, if it is new."""
+        self.counts["records"] += 1
+        if not rendered.text:
+            self.counts["empty"] += 1
+            return
+        try:
+            key = hashlib.blake2b(rendered.text.encode(), digest_size=16).digest()
+        except UnicodeEncodeError as error:
+            what = f"has half of a surrogate pair at character {error.start}, which is no text"
+            raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
+        if key in self.seen:
+            self.counts["duplicates_dropped"] += 1
+            return
+        self.seen.add(key)
+        self.waiting.append((where, key, rendered))
+        self.characters += len(rendered.text)
+        if len(self.waiting) >= _BATCH_DOCUMENTS or self.characters >= _BATCH_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tokenise and write what waits."""
+        most, block = self.section.max_documents, self.section.block
+        rows: list[tuple[Any, ...]] = []
+        written: dict[str, list[Any]] = {"inputs": [], "labels": [], "bytes": []}
+        start = self.columns["inputs"].length
+        examples = tokenise([r for _, _, r in self.waiting], self.tokenizer, self.end) if self.waiting else []
+        for (where, key, rendered), example in zip(self.waiting, examples, strict=True):
+            if most is not None and self.documents + len(rows) >= most:
+                break
+            if not (example.labels != NO_LOSS).any():
+                self.counts["without_loss_dropped"] += 1
+                continue
+            if rendered.whole:
+                fitting, truncated = fit(example, block)
+                if fitting is None:
+                    if self.section.long_prompts == "error":
+                        prompt = int(np.flatnonzero(example.labels != NO_LOSS)[0]) + 1
+                        raise fail(
+                            DataError,
+                            where,
+                            f"the prompt has {prompt} tokens, which leaves no room for an answer in a block of {block}",
+                            f"Set data.block above {prompt}, or data.long_prompts=drop.",
+                        )
+                    self.counts["prompts_dropped"] += 1
+                    continue
+                example = fitting
+                self.counts["responses_truncated"] += truncated
+            loss = example.labels != NO_LOSS
+            for name, parts in written.items():
+                parts.append(getattr(example, name))
+            length = len(example.inputs)
+            rows.append(
+                (
+                    key,
+                    _share(key, self.section.seed),
+                    start,
+                    length,
+                    loss.sum(),
+                    example.bytes[loss].sum(),
+                    rendered.whole,
+                    0,
+                )
+            )
+            start += length
+        if rows:
+            for name, parts in written.items():
+                self.columns[name].append(np.concatenate(parts))
+            self.columns["documents"].append(np.array(rows, dtype=DOCUMENT))
+        self.waiting, self.characters = [], 0
+
+
+def _share(key: bytes, seed: int) -> int:
+    """A number of 64 bits that is as good as random."""
+    return int.from_bytes(
+        hashlib.blake2b(key, digest_size=8, salt=(seed & (1 << 128) - 1).to_bytes(16, "little")).digest()
+    )
+
+
+def _build(
+    section: Data, readers: list[_Reader], tokenizer: Any, end: int, folder: Path, progress: Report
+) -> dict[str, Any]:
+    began = reported = time.monotonic()
+    with ExitStack() as stack:
+        builder = _Builder(section, tokenizer, end, folder, stack)
+        for where, rendered in _rendered(readers, tokenizer):
+            builder.add(where, rendered)
+            if section.max_documents is not None and builder.documents + len(builder.waiting) >= section.max_documents:
+                builder.flush()  # some that wait may be dropped: count what is really there
+                if builder.documents >= section.max_documents:
+                    break
+            if time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                progress("reading documents", builder.documents + len(builder.waiting), section.max_documents)
+        builder.flush()
+    progress("read documents", builder.documents, builder.documents)
+    _refuse_too_little(builder.documents, builder.counts)
+    documents = column(folder, "documents", writable=True)
+    _split(documents, section.validation)
+    documents.flush()
+    facts: dict[str, Any] = {
+        **builder.counts,
+        "documents": len(documents),
+        "train": _side_facts(documents[~documents["validation"]]),
+        "validation": _side_facts(documents[documents["validation"]]),
+        "end_token": tokenizer.convert_ids_to_tokens(end),
+        "seconds": round(time.monotonic() - began, 3),
+        "lengths": {name: c.length for name, c in builder.columns.items()},
+    }
+    _refuse_short(facts, section.block)
+    return facts
+
+
+def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
+    """The records of all sources in turn, so that a limit on documents does not starve the later ones."""
+    streams = [_render_source(reader, tokenizer) for reader in readers]
+    while streams:
+        for stream in list(streams):
+            item = next(stream, None)
+            if item is None:
+                streams.remove(stream)
+            else:
+                yield item
+
+
+def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
+    records = reader.source(**reader.source_options)
+    for number in itertools.count(1):
+        try:
+            record = next(records, None)
+        except DataError as error:
+            raise DataError(
+                *(Problem(_join(reader.where, p.where), p.what, p.way_out) for p in error.problems)
+            ) from None
+        if record is None:
+            return
+        where = f"{reader.where}, record {number}"
+        try:
+            yield where, reader.format(record, tokenizer, **reader.format_options)
+        except DataError as error:
+            raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
+
+
+def _join(*places: str) -> str:
+    return ", ".join(p for p in places if p)
+
+
+def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
+    left_out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n and name != "records")
+    read = f"{counts['records']} records read{', ' + left_out if left_out else ''}"
+    if not documents and counts["without_loss_dropped"]:
+        raise fail(
+            DataError,
+            "data.sources",
+            f"no label carries loss: all are masked ({read})",
+            "Check that the answers are not empty and that conversations have turns of the role 'assistant'.",
+        )
+    if not documents:
+        raise fail(DataError, "data.sources", f"there is no document to learn from ({read})")
+    if documents < 2:
+        raise fail(
+            DataError,
+            "data.sources",
+            f"there is one document only, but one must be held out ({read})",
+            r'Add text, or cut the file into documents: separator: "\n\n" cuts at empty lines.',
+        )
+
+
+def _split(documents: Any, validation: float) -> None:
+    """Hold out the documents whose number lies below the share; at least one, and never all."""
+    share = documents["share"]
+    out = share < np.uint64(min(int(validation * 2.0**64), 2**64 - 1))
+    if not out.any():
+        out[np.argmin(share)] = True
+    if out.all():
+        out[np.argmax(share)] = False
+    documents["validation"] = out
+
+
+def _side_facts(documents: Any) -> dict[str, Any]:
+    return {
+        "documents": len(documents),
+        "tokens": int(documents["length"].sum()),
+        "loss_positions": int(documents["loss"].sum()),
+        "bytes": int(documents["bytes"].sum()),
+        "mean_document_tokens": round(float(documents["length"].mean()), 1),
+    }
+
+
+def _refuse_short(facts: dict[str, Any], block: int) -> None:
+    tokens = facts["train"]["tokens"]
+    if tokens < block:
+        raise fail(
+            DataError,
+            "data.sources",
+            f"there are only {tokens} tokens to train on, fewer than one block of {block}",
+            f"Add text, or set data.block to {tokens} or less." if tokens >= 8 else "Add text.",
+        )
+
+
+def _open(folder: Path, block: int, facts: dict[str, Any]) -> Corpus:
+    from stillhouse.data.pieces import Pieces
+
+    documents = column(folder, "documents")
+    sides = []
+    for side in (False, True):
+        rows = documents[documents["validation"] == side]
+        rows = rows[np.argsort(rows["share"], kind="stable")]
+        sides.append(Pieces(column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes"), rows, block))
+    return Corpus(train=sides[0], validation=sides[1], facts=facts)

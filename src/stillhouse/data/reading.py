@@ -1,0 +1,116 @@
+"""What the sources share: finding files, opening them, and saying which byte of them is wrong."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from stillhouse.errors import DataError, did_you_mean, fail
+
+Record = dict[str, Any]
+"""What a source yields: one example's fields."""
+
+_CHUNK = 1 << 20
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def reads(inputs: Callable[[dict[str, Any]], list[Path]]) -> Callable[[_F], _F]:
+    """Mark a source with the files it would read, given its options: data is made anew when their size or time changes."""
+
+    def mark(function: _F) -> _F:
+        function.inputs = inputs  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def matching(path: str, endings: tuple[str, ...]) -> list[Path]:
+    """The files meant by a path, sorted: the file itself, a folder's files of these endings (at any depth), or a glob's."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        return sorted(p for p in place.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
+    return sorted(Path(p) for p in glob.glob(str(place), recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute)
+
+
+def files(path: str, endings: tuple[str, ...]) -> list[Path]:
+    """As ``matching``, but at least one.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    found = matching(path, endings)
+    if found:
+        return found
+    place = Path(path).expanduser()
+    if place.is_dir():
+        raise fail(
+            DataError, path, f"this folder has no file that ends in {', '.join(endings)}", "Name files by a glob."
+        )
+    if glob.has_magic(path):
+        raise fail(DataError, path, "no file matches", "'**' stands for folders at any depth, '*' for names in one.")
+    near = did_you_mean(place.name, [p.name for p in place.parent.iterdir()]) if place.parent.is_dir() else ""
+    raise fail(DataError, path, "there is no such file or folder", near if near.startswith("Did") else "")
+
+
+def opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked if its name ends in .gz."""
+    try:
+        if path.suffix == ".gz":
+            return gzip.open(path, "rb")  # type: ignore[return-value]
+        return path.open("rb")
+    except OSError as error:
+        raise fail(DataError, str(path), f"cannot be read: {error.strerror}") from None
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, a megabyte at a time.
+
+    Raises:
+        DataError: a .gz file is damaged.
+    """
+    with opened(path) as file:
+        while True:
+            try:
+                chunk = file.read(_CHUNK)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise fail(DataError, str(path), f"is not a whole gzip file: {error}", "Fetch it again.") from None
+            if not chunk:
+                return
+            yield chunk
+
+
+def decoded(path: Path) -> Iterator[str]:
+    r"""A file's text in parts, a megabyte at a time; ``\r\n`` becomes ``\n``, a byte order mark is left out.
+
+    Raises:
+        DataError: it is not UTF-8; says at which byte.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+    read = 0
+    try:
+        for chunk in chunks(path):
+            read += len(chunk)
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        # error.object is what was left of the chunk before, and this chunk
+        raise not_utf8(path, read - len(error.object) + error.start, error) from None
+
+
+def not_utf8(path: Path, offset: int, error: UnicodeDecodeError) -> Exception:
+    """The error of a file that is not UTF-8."""
+    byte = error.object[error.start]
+    return fail(
+        DataError,
+        str(path),
+        f"is not UTF-8: byte {offset} (0x{byte:02x}) {error.reason}",
+        "Convert it first, for example: iconv -f latin1 -t utf-8.",
+    )

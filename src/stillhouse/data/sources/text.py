@@ -1,0 +1,51 @@
+"""Plain text files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stillhouse.data.reading import Record, decoded, files, matching, reads
+from stillhouse.errors import DataError, fail
+
+_ENDINGS = (".txt", ".txt.gz", ".md", ".text")
+
+
+@reads(lambda options: matching(options["path"], _ENDINGS))
+def text(*, path: str, separator: str | None = None) -> Iterator[Record]:
+    r"""Plain text files in UTF-8, also gzipped: each file is a document, or is cut into documents at a separator.
+
+    Yields ``{"text": …}``. Line ends become ``\n``. With a separator, pieces of nothing but white space are left out and
+    the file is read a megabyte at a time; without one, a file is held in memory while it is a document.
+
+    Args:
+        path: a file, a folder (its .txt, .text, .md and .txt.gz files at any depth) or a glob such as ``books/**/*.txt``.
+        separator: cut files into documents here, such as ``"\n\n"`` for paragraphs or ``"<|endoftext|>"``; it is not kept.
+
+    Raises:
+        DataError: no file matches, a file is empty or not UTF-8.
+    """
+    for file in files(path, _ENDINGS):
+        seen = False
+        for document in _documents(decoded(file), separator):
+            if document.strip():
+                seen = True
+                yield {"text": document}
+        if not seen:
+            raise fail(DataError, str(file), "is empty", "Take it out of data.sources, or put text into it.")
+
+
+def _documents(parts: Iterator[str], separator: str | None) -> Iterator[str]:
+    if not separator:
+        yield "".join(parts)
+        return
+    rest: list[str] = []
+    for part in parts:
+        # a separator may lie across the border of two parts: only the end of what was left over can begin one
+        tail = "".join(rest)[-len(separator) + 1 :] if len(separator) > 1 else ""
+        if separator not in tail + part:
+            rest.append(part)
+            continue
+        *whole, last = ("".join(rest) + part).split(separator)
+        yield from whole
+        rest = [last]
+    yield "".join(rest)

@@ -1,0 +1,84 @@
+"""Arrays on disk that grow while they are written and are mapped, not read, afterwards."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DOCUMENT = np.dtype(
+    [
+        ("key", "V16"),  # hash of the text
+        ("share", "<u8"),  # hash of key and seed: its place in the order of documents, and its side
+        ("start", "<i8"),  # of its positions in the arrays
+        ("length", "<i8"),  # positions
+        ("loss", "<i8"),  # positions that carry loss
+        ("bytes", "<i8"),  # UTF-8 bytes of the labels that carry loss
+        ("whole", "?"),  # never cut into pieces
+        ("validation", "?"),
+    ]
+)
+"""One row a document."""
+
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "inputs": np.dtype("<i4"),
+    "labels": np.dtype("<i4"),
+    "bytes": np.dtype("<u4"),
+    "documents": DOCUMENT,
+}
+"""Array → what it holds: inputs, labels and bytes have one entry a position, documents after one another."""
+
+
+class Column:
+    """A one-dimensional .npy file that is appended to; memory does not grow with it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.length = 0
+        self._file = path.open("wb")
+        self._file.write(self._header())
+
+    def _header(self) -> bytes:
+        header = io.BytesIO()
+        content = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(header, content)
+        return header.getvalue()
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        """Add values at the end."""
+        assert values.dtype == self.dtype and values.ndim == 1, (values.dtype, values.shape)
+        self._file.write(values.tobytes())
+        self.length += len(values)
+
+    def close(self) -> None:
+        """Write the length into the header, for which numpy leaves room."""
+        old, new = self._file.tell(), self._header()
+        self._file.seek(0)
+        self._file.write(new)
+        assert old == len(new) + self.length * self.dtype.itemsize
+        self._file.close()
+
+    def __enter__(self) -> Column:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def column(folder: Path, name: str, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
+    """One of the arrays, mapped."""
+    array = np.load(folder / f"{name}.npy", mmap_mode="r+" if writable else "r", allow_pickle=False)
+    if not isinstance(array, np.memmap):
+        raise ValueError(f"{name}.npy is no array")
+    if array.dtype != COLUMNS[name]:
+        raise ValueError(f"{name}.npy holds {array.dtype}, not {COLUMNS[name]}")
+    return array
