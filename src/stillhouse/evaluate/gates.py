@@ -40,14 +40,18 @@ def combine(findings: Sequence[Finding]) -> Overall:
     undecided = [f for f in gates if f.verdict not in ("PASS", "FAIL")]
     passed = len(gates) - len(failed) - len(undecided)
     tally = f"{passed} of {len(gates)} gates hold"
+    first = f" {gates[0].sentence}" if gates[0].verdict == "PASS" else ""
     if failed:
-        also = f" Undecided: {_names(undecided)}." if undecided else ""
         told = " ".join(f.sentence for f in failed)
-        return Overall("FAIL", f"Not a replacement for the teacher ({tally}; failed: {_names(failed)}). {told}{also}")
+        also = f" Undecided: {_names(undecided)}." if undecided else ""
+        return Overall(
+            "FAIL", f"Not a replacement for the teacher ({tally}; failed: {_names(failed)}).{first} {told}{also}"
+        )
     if undecided:
-        told = " ".join(f"{f.name.capitalize()} is {f.verdict.lower()}: {f.reason or f.sentence}" for f in undecided)
-        return Overall("INCONCLUSIVE", f"Not shown to be a replacement for the teacher ({tally}, none failed). {told}")
-    return Overall("PASS", f"Every gate holds ({len(gates)} of {len(gates)}). {gates[0].sentence}")
+        told = " ".join(f"{f.sentence} {f.reason}".strip() for f in undecided if f.verdict != "NOT MEASURED")
+        head = f"Not shown to be a replacement for the teacher ({tally}, none failed; undecided: {_names(undecided)})."
+        return Overall("INCONCLUSIVE", f"{head}{first} {told}".strip())
+    return Overall("PASS", f"Every gate holds ({len(gates)} of {len(gates)}).{first}")
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -27,6 +27,11 @@ def number(value: float) -> str:
     return text.removeprefix("−") if not text.strip("−0.") else text
 
 
+def plain(value: float) -> str:
+    """A number somebody chose, as they would write it: ``90``, ``0.03``."""
+    return f"{value:g}".replace("-", "−")
+
+
 def with_interval(value: float, low: float, high: float, unit: str = "") -> str:
     """Such as ``93.1 % [90.2, 96.0]``; an interval without bounds is said to be unknown."""
     unit = f" {unit}" if unit else ""
@@ -78,6 +83,8 @@ def sample_limits(items: Items) -> list[str]:
 
 def to_decide(needed: int | None, clusters: int) -> str:
     """How much more would decide an inconclusive verdict."""
+    if clusters < 5:
+        return f"{count(clusters, 'document')} can hardly decide anything: five is the least, thirty are better."
     if needed is None:
         return "No practical number of documents would decide it: the student sits at the threshold."
     if needed <= clusters:
@@ -87,4 +94,4 @@ def to_decide(needed: int | None, clusters: int) -> str:
 
 def not_measured(name: str, question: str, reason: str) -> Finding:
     """The finding of a measure that has nothing to judge from."""
-    return Finding(name, question, "NOT MEASURED", f"Not measured: {reason}.", reason)
+    return Finding(name, question, "NOT MEASURED", f"Not measured: {reason}.", f"{reason[0].upper()}{reason[1:]}.")

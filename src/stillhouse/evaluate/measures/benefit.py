@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from stillhouse.evaluate import statistics, wording
 from stillhouse.evaluate.records import Chart, Estimate, Finding, Items, Mark, Point, Series, Verdict
 from stillhouse.evaluate.statistics import Interval
@@ -86,8 +88,8 @@ def benefit(items: Items) -> Finding:
             lower_is_better=True,
         )
         value, low, high = (x * 100 for x in (recovered.value, recovered.low, recovered.high))
-        estimates.append(Estimate("performance gap recovered", "student", value, low, high, "%", n))
-        if recovered.value == recovered.value:  # NaN: the teacher is not clearly better than the control
+        if not math.isnan(recovered.value):  # it is where the teacher is not clearly better than the control
+            estimates.append(Estimate("performance gap recovered", "student", value, low, high, "%", n))
             way = f", {with_interval(value, low, high, '%')} of the way from it to the teacher"
 
     verdict: Verdict

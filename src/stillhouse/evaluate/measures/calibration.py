@@ -9,7 +9,7 @@ from stillhouse.evaluate import reliability, statistics, wording
 from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, Items, Mark, Point, Series, Verdict
 from stillhouse.evaluate.reliability import CalibrationError
 from stillhouse.evaluate.statistics import Interval
-from stillhouse.evaluate.wording import estimate, number, say
+from stillhouse.evaluate.wording import estimate, number, plain, say
 
 _QUESTION = "Is the student as sure as it should be?"
 _ROLES = ("student", "teacher", "control", "before")
@@ -48,9 +48,10 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
             estimates.append(estimate("calibration intercept", role, line[0], "logits", n))
             estimates.append(estimate("calibration slope", role, line[1], "", n))
         if error:
-            null = f"chance alone: {number(error.null_mean * 100)} [{number(error.null_low * 100)}, {number(error.null_high * 100)}]"
+            null_mean, null_low, null_high = (x * 100 for x in (error.null_mean, error.null_low, error.null_high))
             estimates += [
-                Estimate(f"calibration error ({null})", role, error.value * 100, None, None, "pp", n),
+                Estimate("calibration error", role, error.value * 100, None, None, "pp", n),
+                Estimate("calibration error by chance alone", role, null_mean, null_low, null_high, "pp", n),
                 Estimate("calibration error above chance", role, error.excess * 100, None, None, "pp", n),
                 Estimate("debiased squared calibration error", role, error.debiased_square, None, None, "", n),
                 Estimate("p value of perfect calibration", role, error.p, None, None, "", n),
@@ -72,16 +73,16 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
         verdict, reason = (
             "PASS",
             (
-                f"|gap| is at most {number(gap_high)} pp (allowed {number(largest)}) and exceeds the teacher's by at most "
-                f"{number(beyond_high)} pp (allowed {number(beyond_teacher)})."
+                f"|gap| is at most {number(gap_high)} pp (allowed {plain(largest)}) and exceeds the teacher's by at most "
+                f"{number(beyond_high)} pp (allowed {plain(beyond_teacher)})."
             ),
         )
     elif gap_low > largest:
-        verdict, reason = "FAIL", f"|gap| is at least {number(gap_low)} pp; allowed are {number(largest)}."
+        verdict, reason = "FAIL", f"|gap| is at least {number(gap_low)} pp; allowed are {plain(largest)}."
     elif beyond_low > beyond_teacher:
         verdict, reason = (
             "FAIL",
-            (f"|gap| exceeds the teacher's by at least {number(beyond_low)} pp; allowed are {number(beyond_teacher)}."),
+            (f"|gap| exceeds the teacher's by at least {number(beyond_low)} pp; allowed are {plain(beyond_teacher)}."),
         )
     else:
         verdict = "INCONCLUSIVE"
@@ -93,8 +94,8 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
         needed = [statistics.clusters_needed(one) for one in open_ones]
         known = [k for k in needed if k is not None]
         reason = (
-            f"|gap| may be up to {number(gap_high)} pp (allowed {number(largest)}), and up to {number(beyond_high)} pp beyond "
-            f"the teacher's (allowed {number(beyond_teacher)}). "
+            f"|gap| may be up to {number(gap_high)} pp (allowed {plain(largest)}), and up to {number(beyond_high)} pp beyond "
+            f"the teacher's (allowed {plain(beyond_teacher)}). "
             + wording.to_decide(max(known) if len(known) == len(needed) else None, items.documents)
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillhouse.evaluate import statistics, wording
 from stillhouse.evaluate.records import Chart, Estimate, Finding, Items, Mark, Point, Series
-from stillhouse.evaluate.wording import count, estimate, number, say, with_interval
+from stillhouse.evaluate.wording import count, estimate, number, plain, say, with_interval
 
 _QUESTION = "How much of the teacher's skill does the student keep?"
 _LADDER = ("floor", "before", "control", "student", "teacher")
@@ -66,18 +66,22 @@ def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -
             estimates.append(estimate("top-1 accuracy", role, right.scaled(100), "%", n))
 
     result = kept["student"]
-    asked = f"{number(retention * 100)} %"
+    asked = f"{plain(retention * 100)} %"
     numbers = (
         f"{say(costs['student'], unit)}, teacher {number(costs['teacher'].value)}, floor {number(costs['floor'].value)}"
     )
     if result.verdict == "UNINFORMATIVE":
+        seen = "is not clearly better" if result.gap.value < margin else "cannot be shown to be better"
         sentence = (
-            f"The teacher is not clearly better than a unigram model here ({numbers}), so there is nothing to keep."
+            f"The teacher {seen} than a unigram model on this text ({numbers}): there is nothing to compare with."
         )
-        reason = f"The teacher is above the floor by only {say(result.gap, unit)}; {number(margin)} and three standard errors are needed."
+        reason = (
+            f"The teacher is above the floor by {say(result.gap, unit)}, from {count(result.gap.clusters, 'document')}; the lower "
+            f"bound must reach {plain(margin)}, and the difference three standard errors (more where documents are few)."
+        )
     elif result.verdict == "NOT MEASURED":
         sentence = "Not measured: one document holds everything that counts."
-        reason = "two documents or more are needed for an interval"
+        reason = "An interval needs two documents or more."
     else:
         share = with_interval(result.value * 100, result.low * 100, result.high * 100, "%")
         sentence = (
