@@ -1,0 +1,638 @@
+"""From what a run folder holds to what the page shows; the template only lays it out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from stillhouse.report import charts, words
+from stillhouse.report.charts import Chart, Figure, Point, Series
+from stillhouse.report.read import Missing, Run
+from stillhouse.report.words import finite, interval, number, quantity
+
+TEXT_LIMIT = 3000
+"""Characters of one model text that the page shows; the rest is counted and stays in samples.json."""
+_CURVE_POINTS = 160
+
+SHOWN_ROLES = ("teacher", "before", "student", "control")
+"""The roles whose texts stand side by side, in this order."""
+
+ROLE_WORDS: dict[str, str] = {
+    "teacher": "the model learned from",
+    "student": "the distilled model",
+    "control": "the same model trained without the teacher",
+    "before": "the student before any training",
+    "floor": "word frequencies only",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a verdict looks: never by colour alone."""
+
+    word: str
+    icon: str
+    colour: str
+    meaning: str
+
+
+VERDICTS: dict[str, Verdict] = {
+    v.word: v
+    for v in (
+        Verdict("PASS", "✓", "pass", "Shown to hold: the whole interval is on the good side of the threshold."),
+        Verdict("FAIL", "✗", "fail", "Shown not to hold: the whole interval is on the bad side of the threshold."),
+        Verdict(
+            "INCONCLUSIVE", "?", "open", "The interval contains the threshold: more held-out text is needed to decide."
+        ),
+        Verdict(
+            "UNINFORMATIVE", "∅", "muted", "The teacher itself does not rise above the floor: nothing can be retained."
+        ),
+        Verdict("NOT MEASURED", "–", "muted", "Nothing is known about this."),
+        Verdict("DESCRIPTIVE", "i", "muted", "A fact without a threshold."),
+    )
+}
+
+NEVER_MEASURED: tuple[tuple[str, str], ...] = (
+    ("tasks", "Skill at downstream tasks: answering questions, following instructions, arithmetic, code."),
+    ("generalisation", "Text of another kind than the held-out documents of this run."),
+    ("slices", "Rare words, single domains or topics: an average can hide that one of them is lost."),
+    ("bias", "Whether stereotypes or unequal treatment grew against the teacher."),
+    ("soundness", "Whether what the student writes is true or safe."),
+    ("latency", "Speed and memory on the machine it is meant for: fewer parameters are not proportionally less time."),
+)
+"""What no report may leave unsaid unless a measure of that name answers it."""
+
+_NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds", "validation"))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the header. Where it is unknown, ``missing`` names the command that makes it."""
+
+    label: str
+    big: str
+    small: str = ""
+    verdict: Verdict | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate, ready to print: interval before point."""
+
+    label: str
+    role: str
+    interval: str
+    value: str
+    n: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One finding."""
+
+    ident: str
+    name: str
+    question: str
+    verdict: Verdict
+    sentence: str
+    reason: str
+    rows: list[Row]
+    other_rows: list[Row]
+    figures: list[Figure]
+    how: list[str]
+    limits: list[str]
+
+
+@dataclass(frozen=True)
+class Said:
+    """One model's text after a prompt."""
+
+    role: str
+    text: str
+    left_out: int
+    ended: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what each model wrote after it."""
+
+    prompt: str
+    prompt_left_out: int
+    texts: list[Said]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a model's samples end and repeat."""
+
+    role: str
+    ended: str
+    words: str
+    repeated: str
+
+
+@dataclass
+class Page:
+    """Everything the template needs."""
+
+    run: Run
+    title: str
+    student: str
+    teacher: str
+    verdict: Verdict
+    sentence: str
+    tally: list[tuple[Verdict, int]]
+    held_back: list[Card]
+    tiles: list[Tile]
+    cards: list[Card]
+    ladder: Figure | None
+    curves: list[Figure]
+    steering: list[Figure]
+    roles: list[tuple[str, str]]
+    models: list[tuple[str, str, str, str, str]]
+    samples: list[Sample]
+    manners: list[Manner]
+    environment: list[tuple[str, str]]
+    facts: list[tuple[str, str]]
+    counts: list[tuple[str, str]]
+    seconds: list[tuple[str, str]]
+    unmeasured: list[tuple[str, str]]
+    files: list[tuple[str, str]]
+    more_files: int
+    commands: list[str]
+    how: dict[str, str] = field(default_factory=lambda: charts.HOW)
+    verdicts: list[Verdict] = field(default_factory=lambda: list(VERDICTS.values()))
+
+    def missing(self, name: str) -> Missing | None:
+        """What is missing of a file, if it is."""
+        return self.run.missing.get(name)
+
+
+def render(run: Run) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("stillhouse.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.globals.update(style=charts.style(), key=charts.key, role_words=ROLE_WORDS)
+    return environment.get_template("page.html").render(page=build(run))
+
+
+def _shown(value: Any) -> Any:
+    """Applied to all that a template prints, before it is escaped: no invisible character gets through."""
+    return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def build(run: Run) -> Page:
+    """Choose and word what the page shows."""
+    findings = _maps(run.evaluation.get("findings"))
+    cards = [_card(i, f) for i, f in enumerate(findings, 1)]
+    tally = [(v, sum(c.verdict == v for c in cards)) for v in VERDICTS.values()]
+    models = _models(run)
+    student = str(_at(run.evaluation, "models", "student", "name") or run.name)
+    verdict, sentence = _judgement(run, cards)
+    return Page(
+        run=run,
+        title=f"{run.name} – Stillhouse report",
+        student=_last_name(student),
+        teacher=_last_name(teacher_name(run)),
+        verdict=verdict,
+        sentence=sentence,
+        tally=[(v, n) for v, n in tally if n],
+        held_back=[c for c in cards if c.verdict.word in ("FAIL", "INCONCLUSIVE", "UNINFORMATIVE")],
+        tiles=tiles(run),
+        cards=cards,
+        ladder=_ladder(findings),
+        curves=_curves(run),
+        steering=_steering(run),
+        roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES)],
+        models=models,
+        samples=[_sample(s) for s in run.samples],
+        manners=_manners(run.samples),
+        environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
+        facts=flat(run.facts),
+        counts=flat(mapping(run.evaluation.get("counts"))),
+        seconds=[(k, words.duration(v)) for k, v in mapping(run.evaluation.get("seconds")).items()],
+        unmeasured=_unmeasured(run, cards),
+        files=[(name, words.bytes_of(size)) for name, size in run.files[:200]],
+        more_files=max(0, len(run.files) - 200),
+        commands=["stillhouse run recipe.yaml", f"stillhouse report {run.shown_folder}"],
+    )
+
+
+def _maps(value: Any) -> list[Mapping[str, Any]]:
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _at(content: Any, *keys: str) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(v) for v in value if v] if isinstance(value, list) else []
+
+
+def _last_name(name: str) -> str:
+    """A model's own name without the folders before it, so that no machine's paths are shown."""
+    parts = [p for p in re.split(r"[/\\]", name) if p]
+    return parts[-1] if parts else name
+
+
+def teacher_name(run: Run) -> str:
+    """The teacher as the evaluation or else the recipe names it."""
+    teacher = run.recipe.get("teacher")
+    named = _at(run.evaluation, "models", "teacher", "name")
+    return str(named or _at(teacher, "model") or (teacher if isinstance(teacher, str) else "") or "teacher")
+
+
+# --- judgement and tiles -----------------------------------------------------------------------------------------------
+
+
+def verdict_of(word: Any) -> Verdict:
+    """The verdict of that word; one that is not known is shown as it came, without a colour."""
+    text = str(word or "NOT MEASURED").strip().upper().replace("_", " ")
+    return VERDICTS.get(text) or Verdict(words.one_line(text, 30), "·", "muted", "")
+
+
+def _judgement(run: Run, cards: Sequence[Card]) -> tuple[Verdict, str]:
+    if not run.evaluation:
+        return VERDICTS["NOT MEASURED"], "This run has not been evaluated: nothing is known yet of what was kept."
+    sentence = str(run.evaluation.get("sentence") or (cards[0].sentence if cards else ""))
+    return verdict_of(run.evaluation.get("verdict")), sentence
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number of evaluation.json with the finding it belongs to."""
+
+    label: str
+    role: str
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    verdict: Verdict
+
+    @property
+    def text(self) -> str:
+        """With its unit."""
+        return quantity(self.value, self.unit)
+
+    @property
+    def bounds(self) -> str:
+        """The interval with its unit; empty if there is none."""
+        return interval(self.low, self.high, self.unit)
+
+
+def estimate(run: Run, finding: str, pattern: str, role: str = "student") -> Estimate | None:
+    """The first known estimate of a finding whose label matches a pattern, of a role or of none."""
+    for found in _maps(run.evaluation.get("findings")):
+        if str(found.get("name")) != finding:
+            continue
+        for raw in _maps(found.get("estimates")):
+            label, whose = str(raw.get("label") or ""), str(raw.get("role") or "")
+            value = finite(raw.get("value"))
+            if value is None or whose not in ("", role) or not re.search(pattern, label, re.IGNORECASE):
+                continue
+            low, high = finite(raw.get("low")), finite(raw.get("high"))
+            return Estimate(
+                label, whose, value, low, high, str(raw.get("unit") or ""), verdict_of(found.get("verdict"))
+            )
+    return None
+
+
+def tiles(run: Run) -> list[Tile]:
+    """The six numbers of the header."""
+    judge = f"stillhouse evaluate {run.shown_folder}"
+    wanted = (
+        ("Kept of the teacher's skill", "performance", r"kept|retention"),
+        ("Gain over the control", "benefit", r"control"),
+        ("Calibration gap", "calibration", r"confidence − accuracy|gap"),
+        ("Distance from the teacher", "fidelity", r"\bKL\b.*(mean|$)"),
+    )
+    out = [_size(run)]
+    for label, finding, pattern in wanted:
+        found = estimate(run, finding, pattern)
+        if found is None:
+            out.append(Tile(label, "not measured", missing=judge))
+        elif found.bounds:
+            verdict = found.verdict if found.verdict.word in ("PASS", "FAIL", "INCONCLUSIVE") else None
+            out.append(Tile(label, found.bounds, f"best guess {found.text} · {found.label}", verdict))
+        else:
+            out.append(Tile(label, found.text, f"{found.label} · no interval known"))
+    out.append(_time(run))
+    return out
+
+
+def _size(run: Run) -> Tile:
+    sizes = [finite(_at(run.evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
+    weights = [finite(_at(run.evaluation, "models", role, "bytes")) for role in ("teacher", "student")]
+    teacher, student = sizes
+    if not teacher or not student:
+        return Tile("Size", "not measured", missing=f"stillhouse evaluate {run.shown_folder}")
+    small = f"{words.magnitude(teacher)} → {words.magnitude(student)} parameters"
+    if weights[0] and weights[1]:
+        small += f" · {words.bytes_of(weights[0])} → {words.bytes_of(weights[1])}"
+    ratio = teacher / student
+    big = f"{number(ratio)}× smaller" if ratio >= 1 else f"{number(1 / ratio)}× larger"
+    return Tile("Size", big, small)
+
+
+def _time(run: Run) -> Tile:
+    trained = spent(run.metrics)
+    if trained is None:
+        return Tile("Time", "not measured", missing="stillhouse run recipe.yaml")
+    parts = [f"student, {_steps(run.metrics):,} steps"]
+    control = spent(run.control)
+    if control is not None:
+        parts.append(f"control {words.duration(control)}")
+    judged = [s for v in mapping(run.evaluation.get("seconds")).values() if (s := finite(v)) is not None]
+    if judged:
+        parts.append(f"evaluation {words.duration(sum(judged))}")
+    return Tile("Training time", words.duration(trained), " · ".join(parts))
+
+
+def spent(metrics: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds that the steps took. Lines count either their own seconds or all so far; the latter never fall."""
+    seconds = [s for m in metrics if "validation" not in m and (s := finite(m.get("seconds"))) is not None]
+    if not seconds:
+        return None
+    grows = len(seconds) > 2 and all(b > a for a, b in pairwise(seconds))
+    return seconds[-1] if grows else sum(seconds)
+
+
+def _steps(metrics: Sequence[Mapping[str, Any]]) -> int:
+    return int(max((s for m in metrics if (s := finite(m.get("step"))) is not None), default=0))
+
+
+# --- findings ----------------------------------------------------------------------------------------------------------
+
+
+def _card(index: int, found: Mapping[str, Any]) -> Card:
+    name = str(found.get("name") or f"finding {index}")
+    parsed = [c for raw in _maps(found.get("charts")) if (c := charts.parse(raw))]
+    rows = []
+    for raw in _maps(found.get("estimates")):
+        unit = str(raw.get("unit") or "")
+        bounds = interval(raw.get("low"), raw.get("high"), unit) or words.NOTHING
+        n = finite(raw.get("n"))
+        rows.append(
+            Row(
+                str(raw.get("label") or ""),
+                str(raw.get("role") or ""),
+                bounds,
+                quantity(raw.get("value"), unit),
+                words.NOTHING if n is None else f"{n:,.0f}",
+            )
+        )
+    return Card(
+        ident=f"finding-{index}",
+        name=name,
+        question=str(found.get("question") or name),
+        verdict=verdict_of(found.get("verdict")),
+        sentence=str(found.get("sentence") or ""),
+        reason=str(found.get("reason") or ""),
+        rows=[r for r in rows if r.role in ("", "student")],
+        other_rows=[r for r in rows if r.role not in ("", "student")],
+        figures=[charts.figure(c, f"f{index}c{i}") for i, c in enumerate(parsed, 1)],
+        how=[charts.HOW[k] for k in dict.fromkeys(c.kind for c in parsed)],
+        limits=_strings(found.get("limits")),
+    )
+
+
+def _ladder(findings: Iterable[Mapping[str, Any]]) -> Figure | None:
+    """The ladder of the header: the first chart of that kind, else one made of estimates that share a label."""
+    by_label: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for found in findings:
+        for raw in _maps(found.get("charts")):
+            chart = charts.parse(raw)
+            if chart and chart.kind == "ladder":
+                return charts.figure(chart, "ladder")
+        for raw in _maps(found.get("estimates")):
+            if raw.get("role") in charts.ROLES and finite(raw.get("value")) is not None:
+                by_label.setdefault((str(raw.get("label")), str(raw.get("unit") or "")), []).append(raw)
+    for (label, unit), rows in by_label.items():
+        if len(rows) >= 3:
+            series = [
+                Series(
+                    str(r["role"]),
+                    (Point(str(r["role"]), finite(r["value"]), finite(r.get("low")), finite(r.get("high"))),),
+                    str(r["role"]),
+                )
+                for r in rows
+            ]
+            axis = f"{label}, {unit}" if unit else label
+            return charts.figure(Chart("ladder", label, y_label=axis, series=tuple(series)), "ladder")
+    return None
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def terms_of(run: Run) -> list[str]:
+    """The names of the loss terms: as the recipe has them, else every number of a step that is no known other thing."""
+    objective = mapping(run.recipe.get("objective"))
+    named = [objective.get("soft"), objective.get("hard"), *(objective.get("terms") or [])]
+    names = [str(n["name"] if isinstance(n, Mapping) else n) for n in named if isinstance(n, str) or _at(n, "name")]
+    logged = list(dict.fromkeys(k for m in (*run.metrics, *run.control) for k, v in m.items() if finite(v) is not None))
+    known = [n for n in names if n in logged]
+    return known or [k for k in logged if k not in _NO_TERM]
+
+
+def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
+    """A number of each step over the steps, as means of at most so many stretches as can be seen."""
+    rows = [
+        (step, finite(m.get(key)))
+        for m in metrics
+        if "validation" not in m and key in m and (step := finite(m.get("step"))) is not None
+    ]
+    width = max(1, -(-len(rows) // _CURVE_POINTS))
+    points = []
+    for start in range(0, len(rows), width):
+        part = rows[start : start + width]
+        known = [v for _, v in part if v is not None]
+        points.append(Point(part[-1][0], sum(known) / len(known) if known else None))
+    return tuple(points)
+
+
+def validations(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
+    """A number of each validation over the steps."""
+    return tuple(
+        Point(step, finite(_at(m, "validation", key)))
+        for m in metrics
+        if isinstance(m.get("validation"), Mapping) and (step := finite(m.get("step"))) is not None
+    )
+
+
+def _any(points: Iterable[Point]) -> bool:
+    return any(p.y is not None for p in points)
+
+
+_SETS = ("student", "control")
+
+
+def _curves(run: Run) -> list[Figure]:
+    """Loss per term while training, and loss on held-out text: student and control in one chart."""
+    logs = dict(zip(_SETS, (run.metrics, run.control), strict=True))
+    out = []
+    terms = terms_of(run)
+    dashes = ("", "8 4", "2 3", "10 3 2 3", "4 2")
+    series = []
+    for role, log in logs.items():
+        for i, term in enumerate(["loss", *terms] if role == "student" else terms or ["loss"]):
+            points = curve(log, term)
+            if _any(points):
+                name = f"{role} {'total' if term == 'loss' else term.replace('_', ' ')}"
+                place = i if role == "student" else terms.index(term) + 1 if term in terms else 0
+                series.append(Series(name, points, role, dashes[place % len(dashes)]))
+    if series:
+        chart = Chart("line", "Loss while training, term by term", "step", "nats per token", tuple(series))
+        out.append(charts.figure(chart, "training"))
+    hard, soft = _term_name(run, "hard"), _term_name(run, "soft")
+    for names, title, unit in (
+        (("nll", hard), "Loss on held-out text", "nats per token"),
+        (
+            ("kl", soft),
+            "Distance from the teacher on held-out text",
+            f"{soft or 'KL'}, nats per token".replace("_", " "),
+        ),
+    ):
+        held = [s for role, log in logs.items() if (s := _held(log, role, names))]
+        if held:
+            out.append(charts.figure(Chart("line", title, "step", unit, tuple(held)), f"held-{names[0]}"))
+    return out
+
+
+def _term_name(run: Run, which: str) -> str:
+    term = mapping(run.recipe.get("objective")).get(which)
+    return str(_at(term, "name") or (term if isinstance(term, str) else ""))
+
+
+def _held(log: Sequence[Mapping[str, Any]], role: str, names: Iterable[str]) -> Series | None:
+    """The first of the named numbers that the validations have."""
+    for name in names:
+        points = validations(log, name)
+        if name and _any(points):
+            return Series(role, points, role)
+    return None
+
+
+def _steering(run: Run) -> list[Figure]:
+    out = []
+    for key, title in (("gradient_norm", "Gradient norm"), ("learning_rate", "Learning rate")):
+        series = [
+            Series(role, points, role)
+            for role, log in zip(_SETS, (run.metrics, run.control), strict=True)
+            if _any(points := curve(log, key))
+        ]
+        if series:
+            out.append(charts.figure(Chart("line", title, "step", title.lower(), tuple(series)), key.replace("_", "-")))
+    return out
+
+
+# --- samples and details -----------------------------------------------------------------------------------------------
+
+
+def _sample(raw: Mapping[str, Any]) -> Sample:
+    full = str(raw.get("prompt") or "")
+    prompt, left_out = words.shorten(full, TEXT_LIMIT)
+    texts, stops = mapping(raw.get("texts")), mapping(raw.get("stop"))
+    said = []
+    for role in (*SHOWN_ROLES, *(r for r in texts if r not in SHOWN_ROLES)):
+        if texts.get(role) is None:
+            continue
+        text = str(texts[role])
+        text, more = words.shorten(text.removeprefix(full) if full else text, TEXT_LIMIT)
+        ended = {"eos": "ended by itself", "length": "cut at the length limit"}.get(str(stops.get(role) or ""), "")
+        said.append(Said(role, text, more, ended))
+    return Sample(prompt, left_out, said)
+
+
+def _manners(samples: Sequence[Mapping[str, Any]]) -> list[Manner]:
+    """How often each model ended by itself, and how much it repeated itself, over all samples."""
+    out = []
+    for role in SHOWN_ROLES:
+        texts = [str(t) for s in samples if (t := _at(s, "texts", role)) is not None]
+        stops = [stop for s in samples if (stop := _at(s, "stop", role)) is not None]
+        if not texts:
+            continue
+        ended = f"{sum(s == 'eos' for s in stops)} of {len(stops)}" if stops else words.NOTHING
+        lengths = [len(t.split()) for t in texts]
+        out.append(Manner(role, ended, number(sum(lengths) / len(lengths)), quantity(repeated(texts), "share")))
+    return out
+
+
+def repeated(texts: Iterable[str]) -> float | None:
+    """Share of the runs of three words that stood before in the same text; None if no text is that long."""
+    total = again = 0
+    for text in texts:
+        parts = text.split()
+        runs = [tuple(parts[i : i + 3]) for i in range(len(parts) - 2)]
+        total += len(runs)
+        again += len(runs) - len(set(runs))
+    return again / total if total else None
+
+
+def flat(content: Mapping[str, Any], before: str = "", depth: int = 0) -> list[tuple[str, str]]:
+    """Nested values as rows of a table, dots between the names; at most 300 of them."""
+    rows: list[tuple[str, str]] = []
+    for name, value in content.items():
+        key = f"{before}{name}"
+        if isinstance(value, Mapping) and value and depth < 4:
+            rows += flat(value, f"{key}.", depth + 1)
+        else:
+            text = words.plain(value)
+            rows.append((key, private(text if len(text) <= 400 else text[:399] + "…")))
+    return rows[:300]
+
+
+def private(text: str) -> str:
+    """The text with absolute paths cut to their last part: they say nothing to other machines and may name a person."""
+    return re.sub(
+        r"(?<![\w.:/\\-])(?:/[^/\s,;:'\"]+){2,}/?|\b[A-Za-z]:\\[^\s,;'\"]+", lambda m: f"…/{_last_name(m[0])}", text
+    )
+
+
+def _models(run: Run) -> list[tuple[str, str, str, str, str]]:
+    found = mapping(run.evaluation.get("models"))
+    rows = []
+    for role in (*SHOWN_ROLES, *(r for r in found if r not in SHOWN_ROLES)):
+        model = mapping(found.get(role))
+        if model:
+            rows.append(
+                (
+                    role,
+                    _last_name(str(model.get("name") or words.NOTHING)),
+                    words.magnitude(model.get("parameters")),
+                    words.bytes_of(model.get("bytes")),
+                    _last_name(str(model.get("tokenizer") or words.NOTHING)),
+                )
+            )
+    return rows
+
+
+def _unmeasured(run: Run, cards: Sequence[Card]) -> list[tuple[str, str]]:
+    rows = [(c.question, c.reason or c.sentence) for c in cards if c.verdict.word in ("NOT MEASURED", "UNINFORMATIVE")]
+    if run.evaluation and not _at(run.evaluation, "models", "control"):
+        rows.append(("Did the teacher help?", "There is no control: set evaluate.control to true and run again."))
+    asked = {c.name for c in cards}
+    return rows + [(name, text) for name, text in NEVER_MEASURED if name not in asked]
