@@ -202,6 +202,11 @@ def _words(x: float, y: float, text: str, anchor: str = "start", kind: str = "t"
     return _tag("text", {"x": x, "y": y, "text_anchor": anchor, "class": kind}, text)
 
 
+def _plate(x: float, y: float, width: float) -> Markup:
+    """Clear ground for text that lies on top of a plot."""
+    return _tag("rect", {"x": x, "y": y, "width": width, "height": 16, "class": "plate"})
+
+
 def _rule(x1: float, y1: float, x2: float, y2: float, kind: str = "grid") -> Markup:
     return _tag("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": kind})
 
@@ -343,6 +348,18 @@ def _domain(values: Iterable[float | None], include: Iterable[float] = (), pad: 
     return low - room, high + room
 
 
+def _round(domain: tuple[float, float], count: int) -> tuple[float, float]:
+    """The domain widened to the ticks that enclose it."""
+    low, high = domain if domain[1] > domain[0] else (domain[0], domain[0] + 1.0)
+    values = ticks(low, high, count)
+    if len(values) < 2:
+        return low, high
+    step = values[1] - values[0]
+    first = values[0] - step if values[0] - low > 1e-9 * step else values[0]
+    last = values[-1] + step if high - values[-1] > 1e-9 * step else values[-1]
+    return first, last
+
+
 def _nothing(chart: Chart, ident: str, width: float) -> Markup:
     return _svg(chart, ident, width, 60.0, [_words(width / 2, 34.0, "No numbers to draw", "middle")])
 
@@ -441,6 +458,7 @@ def _row_chart(chart: Chart, ident: str, width: float, mode: str, order: Sequenc
     if not rows:
         return _nothing(chart, ident, width)
     stacked = width < WIDE
+    grouped = len({r.point.x for r in rows}) < len(rows)
     texts = [_value_text(r.point) for r in rows]
     right_room = 12.0 if stacked else max(_wide(t) for t in texts) + 22
     left_room = 10.0 if stacked else min(210.0, max(_wide(visible(r.label)) for r in rows) + 40)
@@ -448,17 +466,22 @@ def _row_chart(chart: Chart, ident: str, width: float, mode: str, order: Sequenc
     values = [v for r in rows for v in (r.point.y, r.point.low, r.point.high)]
     domain = _domain(values, [m.value for m in chart.marks] + ([0.0] if mode == "bars" else []))
     if mode == "bars":  # a bar's length is its value: it starts at zero, and zero is at the edge or inside
-        domain = (min(0.0, domain[0]) if min(v for v in values if v is not None) < 0 else 0.0, max(0.0, domain[1]))
+        known = [0.0, *(v for v in values if v is not None)]
+        domain = _round((min(known), max(known)), 4)
     axis = _Axis(*domain, left + 6, right - 6, 4 if stacked else 6)
     row_height = 46.0 if stacked else 34.0
     marks, mark_height = _reference_lines(chart.marks, axis, 2.0, 0.0, left, right)
     top = mark_height + 8
-    bottom = top + row_height * len(rows) + 2
+    gaps = [0.0]
+    for above, below in pairwise(rows):  # a little air between groups of bars
+        gaps.append(gaps[-1] + (9.0 if mode == "bars" and above.point.x != below.point.x and grouped else 0.0))
+    bottom = top + row_height * len(rows) + gaps[-1] + 2
     marks, _ = _reference_lines(chart.marks, axis, 2.0, bottom, left, right)
     parts = [_horizontal_axis(axis, top, bottom, chart.y_label or chart.x_label, width - 8), marks]
     if axis.low <= 0 <= axis.high and mode == "bars":
         parts.append(_rule(axis(0.0), top, axis(0.0), bottom, "base"))
-    centres = [top + row_height * i + (row_height - 13 if stacked else row_height / 2) for i in range(len(rows))]
+    middle = row_height - 13 if stacked else row_height / 2
+    centres = [top + row_height * i + gap + middle for i, gap in enumerate(gaps)]
     if mode == "ladder":
         parts += _steps(rows, centres, axis)
     for row, y, text in zip(rows, centres, texts, strict=True):
@@ -474,6 +497,7 @@ def _row_chart(chart: Chart, ident: str, width: float, mode: str, order: Sequenc
             drawn.append(_marker(row.role, axis(p.y), y))
         label = _fit(row.label, (right - left - _wide(text)) if stacked else left_room - 32)
         if stacked:
+            parts += [_plate(left + 13, y - 29, _wide(label)), _plate(width - 8 - _wide(text), y - 29, _wide(text))]
             drawn.append(_marker(row.role, left + 6, y - 21, 4.0))
             parts.append(_words(left + 16, y - 17, label, kind="t name"))
             parts.append(_words(width - 8, y - 17, text, "end", "t num"))
@@ -551,7 +575,7 @@ def line(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     top = legend_height + (22.0 if chart.y_label else 10.0)
     bottom = top + (190.0 if narrow else 240.0)
     x_axis = _Axis(*_domain(xs, pad=0.0), left, right - 4, 4 if narrow else 7)
-    y_axis = _Axis(*_domain(ys, [m.value for m in chart.marks]), bottom, top, 4)
+    y_axis = _Axis(*_round(_domain(ys, [m.value for m in chart.marks], pad=0.0), 5), bottom, top, 5)
     parts = [legend]
     for value, text in y_axis.marks():
         parts.append(_rule(left, y_axis(value), right, y_axis(value)))
@@ -651,6 +675,7 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     models = [s for s in chart.series if s is not band and any(isinstance(p.x, int | float) for p in s.points)]
     if not models:
         return _nothing(chart, ident, width)
+    models.sort(key=lambda s: s.role != "student")  # the student leads: its bounds, its counts, drawn on top
     narrow = width < WIDE
     side = 270.0 if narrow else 330.0
     left = 46.0
@@ -669,20 +694,21 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     outline: _Run = [(x, x, low, high) for x, low, high in sorted(e for e in edge if e is not None)]
     parts += [_tag("g", {"class": "r-floor"}, *_band(outline, x_axis, y_axis))]
     parts.append(_tag("line", {"x1": left, "y1": bottom, "x2": left + side, "y2": top, "class": "ref"}))
-    for series in models:
+    for series in reversed(models):
         drawn = []
+        lead = series is models[0]
         run = [p for p in series.points if isinstance(p.x, int | float) and p.y is not None]
         coordinates = [(x_axis(_unit(p.x)), y_axis(_unit(p.y))) for p in run]
         if len(coordinates) > 1:
             path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)
             drawn.append(_tag("path", {"d": path, "class": "curve", "stroke_dasharray": _dash(series)}))
         for p, (x, y) in zip(run, coordinates, strict=True):
-            if p.low is not None and p.high is not None:
+            if lead and p.low is not None and p.high is not None:
                 drawn.append(_rule(x, y_axis(_unit(p.low)), x, y_axis(_unit(p.high)), "whisker"))
-            drawn.append(_marker(series.role, x, y, 4.2))
-        parts.append(_tag("g", {"class": f"r-{series.role}"}, *drawn))
-    strip_top, strip_bottom = bottom + 30, bottom + 78
-    parts += _count_strip(models, x_axis, strip_top, strip_bottom, left)
+            drawn.append(_marker(series.role, x, y, 4.6 if lead else 3.4))
+        parts.append(_tag("g", {"class": f"r-{series.role}" + ("" if lead else " aside-curve")}, *drawn))
+    strip_top, strip_bottom = bottom + 30, bottom + 72
+    parts += _count_strip(models[0], x_axis, strip_top, strip_bottom, left)
     parts.append(_words(left + side, strip_bottom + 33, _fit(chart.x_label or "confidence", side), "end", "t small"))
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(_words(x_axis(value), strip_bottom + 16, number(value), "middle", "t small"))
@@ -723,27 +749,21 @@ def _null_band(series: Series) -> list[tuple[float, float, float] | None]:
     return out
 
 
-def _count_strip(models: Sequence[Series], x_axis: _Axis, top: float, bottom: float, left: float) -> list[Markup]:
-    """Small bars from zero: how many tokens stand behind each point."""
-    largest = max((p.n for s in models for p in s.points if p.n is not None), default=0.0)
-    if not largest:
+def _count_strip(series: Series, x_axis: _Axis, top: float, bottom: float, left: float) -> list[Markup]:
+    """Small bars from zero: how many tokens stand behind each point of a series."""
+    known = [(x_axis(_unit(p.x)), p.n) for p in series.points if p.n and isinstance(p.x, int | float)]
+    if not known:
         return []
-    parts = [
-        _words(left, top - 6, f"tokens per bin (highest {largest:,.0f})", kind="t small"),
+    largest = max(n for _, n in known)
+    rects = []
+    for x, n in known:
+        tall = max(1.0, (bottom - top) * n / largest)
+        rects.append(_tag("rect", {"x": x - 6, "y": bottom - tall, "width": 12, "height": tall, "class": "bar"}))
+    return [
+        _words(left, top - 6, _fit(f"tokens per bin, {series.name}: at most {largest:,.0f}", 270), kind="t small"),
         _rule(x_axis(0.0), bottom, x_axis(1.0), bottom, "base"),
+        _tag("g", {"class": f"r-{series.role}"}, *rects),
     ]
-    wide = min(14.0, 26.0 / len(models))
-    for i, series in enumerate(models):
-        rects = []
-        for p in series.points:
-            if p.n and isinstance(p.x, int | float):
-                tall = max(1.0, (bottom - top) * p.n / largest)
-                x = x_axis(_unit(p.x)) + (i - len(models) / 2) * wide
-                rects.append(
-                    _tag("rect", {"x": x, "y": bottom - tall, "width": wide - 1, "height": tall, "class": "bar"})
-                )
-        parts.append(_tag("g", {"class": f"r-{series.role}"}, *rects))
-    return parts
 
 
 _DRAW: dict[str, Callable[[Chart, str, float], Markup]] = {

@@ -54,7 +54,7 @@ VERDICTS: dict[str, Verdict] = {
             "UNINFORMATIVE", "∅", "muted", "The teacher itself does not rise above the floor: nothing can be retained."
         ),
         Verdict("NOT MEASURED", "–", "muted", "Nothing is known about this."),
-        Verdict("DESCRIPTIVE", "i", "muted", "A fact without a threshold."),
+        Verdict("DESCRIPTIVE", "≡", "muted", "A fact without a threshold."),
     )
 }
 
@@ -106,6 +106,7 @@ class Card:
     rows: list[Row]
     other_rows: list[Row]
     figures: list[Figure]
+    ladder: bool
     how: list[str]
     limits: list[str]
 
@@ -198,7 +199,8 @@ def _shown(value: Any) -> Any:
 def build(run: Run) -> Page:
     """Choose and word what the page shows."""
     findings = _maps(run.evaluation.get("findings"))
-    cards = [_card(i, f) for i, f in enumerate(findings, 1)]
+    ladder, shown = _ladder(findings)
+    cards = [_card(i, f, shown) for i, f in enumerate(findings, 1)]
     tally = [(v, sum(c.verdict == v for c in cards)) for v in VERDICTS.values()]
     models = _models(run)
     student = str(_at(run.evaluation, "models", "student", "name") or run.name)
@@ -214,7 +216,7 @@ def build(run: Run) -> Page:
         held_back=[c for c in cards if c.verdict.word in ("FAIL", "INCONCLUSIVE", "UNINFORMATIVE")],
         tiles=tiles(run),
         cards=cards,
-        ladder=_ladder(findings),
+        ladder=ladder,
         curves=_curves(run),
         steering=_steering(run),
         roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES)],
@@ -336,7 +338,7 @@ def tiles(run: Run) -> list[Tile]:
             out.append(Tile(label, "not measured", missing=judge))
         elif found.bounds:
             verdict = found.verdict if found.verdict.word in ("PASS", "FAIL", "INCONCLUSIVE") else None
-            out.append(Tile(label, found.bounds, f"best guess {found.text} · {found.label}", verdict))
+            out.append(Tile(label, found.bounds, f"best guess {number(found.value)} · {found.label}", verdict))
         else:
             out.append(Tile(label, found.text, f"{found.label} · no interval known"))
     out.append(_time(run))
@@ -387,19 +389,20 @@ def _steps(metrics: Sequence[Mapping[str, Any]]) -> int:
 # --- findings ----------------------------------------------------------------------------------------------------------
 
 
-def _card(index: int, found: Mapping[str, Any]) -> Card:
+def _card(index: int, found: Mapping[str, Any], shown: Any) -> Card:
     name = str(found.get("name") or f"finding {index}")
-    parsed = [c for raw in _maps(found.get("charts")) if (c := charts.parse(raw))]
+    raws = _maps(found.get("charts"))
+    parsed = [c for raw in raws if raw is not shown and (c := charts.parse(raw))]
     rows = []
     for raw in _maps(found.get("estimates")):
         unit = str(raw.get("unit") or "")
-        bounds = interval(raw.get("low"), raw.get("high"), unit) or words.NOTHING
+        bounds = interval(raw.get("low"), raw.get("high"), "share" if unit in ("share", "fraction") else "")
         n = finite(raw.get("n"))
         rows.append(
             Row(
                 str(raw.get("label") or ""),
                 str(raw.get("role") or ""),
-                bounds,
+                bounds or words.NOTHING,
                 quantity(raw.get("value"), unit),
                 words.NOTHING if n is None else f"{n:,.0f}",
             )
@@ -414,35 +417,30 @@ def _card(index: int, found: Mapping[str, Any]) -> Card:
         rows=[r for r in rows if r.role in ("", "student")],
         other_rows=[r for r in rows if r.role not in ("", "student")],
         figures=[charts.figure(c, f"f{index}c{i}") for i, c in enumerate(parsed, 1)],
+        ladder=any(raw is shown for raw in raws),
         how=[charts.HOW[k] for k in dict.fromkeys(c.kind for c in parsed)],
         limits=_strings(found.get("limits")),
     )
 
 
-def _ladder(findings: Iterable[Mapping[str, Any]]) -> Figure | None:
-    """The ladder of the header: the first chart of that kind, else one made of estimates that share a label."""
-    by_label: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+def _ladder(findings: Iterable[Mapping[str, Any]]) -> tuple[Figure | None, Any]:
+    """The ladder of the header: the first chart of that kind (and that chart), else one of estimates that share a label."""
+    by_label: dict[tuple[str, str], list[Series]] = {}
     for found in findings:
         for raw in _maps(found.get("charts")):
             chart = charts.parse(raw)
             if chart and chart.kind == "ladder":
-                return charts.figure(chart, "ladder")
+                return charts.figure(chart, "ladder"), raw
         for raw in _maps(found.get("estimates")):
-            if raw.get("role") in charts.ROLES and finite(raw.get("value")) is not None:
-                by_label.setdefault((str(raw.get("label")), str(raw.get("unit") or "")), []).append(raw)
-    for (label, unit), rows in by_label.items():
-        if len(rows) >= 3:
-            series = [
-                Series(
-                    str(r["role"]),
-                    (Point(str(r["role"]), finite(r["value"]), finite(r.get("low")), finite(r.get("high"))),),
-                    str(r["role"]),
-                )
-                for r in rows
-            ]
-            axis = f"{label}, {unit}" if unit else label
-            return charts.figure(Chart("ladder", label, y_label=axis, series=tuple(series)), "ladder")
-    return None
+            role, value = str(raw.get("role")), finite(raw.get("value"))
+            if role in charts.ROLES and value is not None:
+                point = Point(role, value, finite(raw.get("low")), finite(raw.get("high")))
+                key = (str(raw.get("label")), str(raw.get("unit") or ""))
+                by_label.setdefault(key, []).append(Series(role, (point,), role))
+    for (label, unit), series in by_label.items():
+        if len(series) >= 3:
+            return charts.figure(Chart("ladder", label, y_label=unit or label, series=tuple(series)), "ladder"), None
+    return None, None
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -561,7 +559,7 @@ def _sample(raw: Mapping[str, Any]) -> Sample:
         if texts.get(role) is None:
             continue
         text = str(texts[role])
-        text, more = words.shorten(text.removeprefix(full) if full else text, TEXT_LIMIT)
+        text, more = words.shorten(text.removeprefix(full).removeprefix(" "), TEXT_LIMIT)
         ended = {"eos": "ended by itself", "length": "cut at the length limit"}.get(str(stops.get(role) or ""), "")
         said.append(Said(role, text, more, ended))
     return Sample(prompt, left_out, said)
@@ -597,6 +595,8 @@ def flat(content: Mapping[str, Any], before: str = "", depth: int = 0) -> list[t
     rows: list[tuple[str, str]] = []
     for name, value in content.items():
         key = f"{before}{name}"
+        if isinstance(value, list) and 0 < len(value) <= 20 and all(isinstance(v, Mapping) for v in value):
+            value = dict(enumerate(value, 1))
         if isinstance(value, Mapping) and value and depth < 4:
             rows += flat(value, f"{key}.", depth + 1)
         else:
