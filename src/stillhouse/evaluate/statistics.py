@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal
 
@@ -395,9 +396,9 @@ def quantile_statistic(
     # two steps, so that a replicate does not walk over all items: which stretch of them, then where in it
     stretches = max(1, min(512, len(order), 4_000_000 // clusters))
     edges = np.linspace(0, len(order), stretches + 1).astype(np.int64)
-    counts_MG = np.stack(
-        [np.bincount(index_N[a:b], minlength=clusters) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    ).astype(np.float64)
+    counts_MG = np.stack([np.bincount(index_N[a:b], minlength=clusters) for a, b in pairwise(edges.tolist())]).astype(
+        np.float64
+    )
 
     def statistic(weights_RG: FloatArray) -> FloatArray:
         mass_RM = np.cumsum(weights_RG @ counts_MG.T, axis=1)
@@ -438,7 +439,7 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     share, shrink = successes / n, 1.0 + z**2 / n
     middle = (share + z**2 / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / shrink
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -67,7 +67,7 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
     gap = gaps["student"]
     beyond, beyond_low, beyond_high = _beyond(over["student"], over["teacher"], items)
     low, high = gap.bounds(0.9)
-    gap_low, gap_high = max(0.0, low, -high), max(high, -low)
+    gap_low, gap_high = max(0.0, gap.low, -gap.high), max(high, -low)  # below: either side may be it, so 2.5 % each
     verdict: Verdict
     if gap_high <= largest and beyond_high <= beyond_teacher:
         verdict, reason = (
@@ -118,18 +118,18 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
 
 
 def _beyond(student_N: FloatArray, teacher_N: FloatArray, items: Items) -> tuple[Interval, float, float]:
-    """|g_student| − |g_teacher| with one-sided 95 % bounds that hold whatever the signs of the true gaps are.
+    """|g_student| − |g_teacher| with one-sided 95 % bounds that hold whatever the true signs are.
 
-    The upper bound takes the worse sign for the student and the observed one for the teacher (were that wrong, the bounded
-    mean would only be larger); the lower bound the other way round.
+    Above: the worse sign for the student, and the observed one for the teacher. Were that the wrong one, the bounded mean
+    would only be larger; but it was chosen by looking, so each of the two gets half of the 5 %. Below: the other way round.
     """
     student_sign, teacher_sign = (math.copysign(1.0, float(x.mean())) for x in (student_N, teacher_N))
 
     def combined(student: float, teacher: float) -> Interval:
         return statistics.mean(student * student_N - teacher * teacher_N, items.document)
 
-    high = max(combined(sign, teacher_sign).bounds(0.9)[1] for sign in (-1.0, 1.0))
-    low = min(combined(student_sign, sign).bounds(0.9)[0] for sign in (-1.0, 1.0))
+    high = max(combined(sign, teacher_sign).bounds(0.95)[1] for sign in (-1.0, 1.0))
+    low = min(combined(student_sign, sign).bounds(0.95)[0] for sign in (-1.0, 1.0))
     return combined(student_sign, teacher_sign), low, high
 
 
