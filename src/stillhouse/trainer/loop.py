@@ -457,7 +457,8 @@ def _choice(section: Trainer, ranks: Ranks, folder: Path, saved: Saved | None, g
         elif file.exists():  # begun, but killed before its first checkpoint
             with contextlib.suppress(OSError, ValueError):
                 content = json.loads(file.read_text(encoding="utf-8"))
-        if content is None or (given is not None and content.get("dtype") != given.dtype):
+        asked = given.dtype if given is not None else section.dtype
+        if content is None or (not saved and asked not in ("auto", content.get("dtype"))):
             content = (given or choose_dtype(section.dtype, ranks.device)).to_dict()
         if not saved:
             write_json(file, content)
