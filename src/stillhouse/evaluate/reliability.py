@@ -69,7 +69,7 @@ def calibration_error(
     """Calibration error with its null band by consistency resampling; None below 50 items.
 
     The null redraws ``correct ~ Bernoulli(conf)`` (Bröcker and Smith 2007): the error of a perfect model is not 0, and at
-    300 items it is about 0.06.
+    300 items it is about 0.05.
 
     Args:
         conf_N: probability of the predicted outcome.

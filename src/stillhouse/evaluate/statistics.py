@@ -263,7 +263,6 @@ def retention(
     unknown = Retention(math.nan, -math.inf, math.inf, "NOT MEASURED", gap, surplus, 1.0, 1.0, None)
     if not math.isfinite(gap.se):
         return unknown
-    three = t_quantile(normal_cdf(3.0), gap.df)  # as improbable as three standard errors of a normal
     low, high = fieller(
         gap.value,
         kept.value,
@@ -272,7 +271,7 @@ def retention(
         float(teacher_error_G @ student_error_G),
         t_quantile(0.5 + confidence / 2, gap.df),
     )
-    if gap.value < three * gap.se or gap.bounds(0.95)[0] < margin or gap.value <= 0.0 or not math.isfinite(high - low):
+    if gap.value < 3.0 * gap.se or gap.bounds(0.95)[0] < margin or gap.value <= 0.0 or not math.isfinite(high - low):
         return Retention(math.nan, -math.inf, math.inf, "UNINFORMATIVE", gap, surplus, 1.0, 1.0, None)
 
     p_above, p_below = sign_flip(surplus_G) if clusters < _FLIP_BELOW else _t_tests(surplus)

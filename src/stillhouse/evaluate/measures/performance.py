@@ -77,7 +77,7 @@ def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -
         )
         reason = (
             f"The teacher is above the floor by {say(result.gap, unit)}, from {count(result.gap.clusters, 'document')}; the lower "
-            f"bound must reach {plain(margin)}, and the difference three standard errors (more where documents are few)."
+            f"bound must reach {plain(margin)}, and the difference three standard errors."
         )
     elif result.verdict == "NOT MEASURED":
         sentence = "Not measured: one document holds everything that counts."
