@@ -15,10 +15,9 @@ from stillhouse.recipe import Recipe, load, parse
 
 if TYPE_CHECKING:
     from stillhouse.check import check
-    from stillhouse.evaluate import evaluate
-    from stillhouse.inspect import inspect
     from stillhouse.report import report
-    from stillhouse.run import run
+    from stillhouse.run import evaluate, run
+    from stillhouse.teacher.distribution import inspect
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,13 +37,19 @@ __all__ = [
 ]
 
 
-_VERBS = ("check", "evaluate", "inspect", "report", "run")
+_VERBS = {
+    "check": "stillhouse.check",
+    "evaluate": "stillhouse.run",
+    "inspect": "stillhouse.teacher.distribution",
+    "report": "stillhouse.report",
+    "run": "stillhouse.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the verbs when they are first used: importing the package stays instant."""
     if name in _VERBS:
-        return getattr(importlib.import_module(f"stillhouse.{name}"), name)
+        return getattr(importlib.import_module(_VERBS[name]), name)
     raise AttributeError(f"module 'stillhouse' has no attribute '{name}'")
 
 

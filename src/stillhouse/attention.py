@@ -6,6 +6,7 @@ a keyword argument through the model to every layer, so that they are there agai
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def packed_attention(
         )
     assert kwargs.get("s_aux") is None, "attention sinks have no packed form"
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    lengths = {stop - start for start, stop in zip(borders, borders[1:], strict=False)}
+    lengths = {stop - start for start, stop in pairwise(borders)}
     if len(lengths) == 1:  # equal documents are one batch: one call for all
         (length,) = lengths
         rows = [
@@ -67,7 +68,7 @@ def packed_attention(
         out = _attend(rows[0], rows[1], rows[2], causal, dropout, scaling, sliding_window, softcap)
         return out.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], -1), None
     parts = []
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in pairwise(borders):
         q, k, v = (x[:, :, start:stop] for x in (query, key, value))
         parts.append(_attend(q, k, v, causal, dropout, scaling, sliding_window, softcap))
     return torch.cat(parts, dim=2).transpose(1, 2), None

@@ -82,3 +82,8 @@ def sha256_file(path: Path) -> str:
     """A hash of a file's content, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """What a JSON file holds, or the default where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default

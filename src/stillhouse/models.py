@@ -251,7 +251,7 @@ def tokenizer_of(model: str, *, revision: str | None = None, gguf_file: str | No
     """Only the tokenizer, where the weights are not needed yet."""
     common = ({"revision": revision} if revision else {}) | ({"gguf_file": gguf_file} if gguf_file else {})
     with _quiet():
-        return AutoTokenizer.from_pretrained(model, **common)  # type: ignore[no-any-return]
+        return AutoTokenizer.from_pretrained(model, **common)
 
 
 def _short_name(model: str, gguf_file: str | None) -> str:
@@ -277,22 +277,21 @@ def _check_folder(folder: Path, where: str) -> None:
         )
 
 
-def _rope_theta(values: dict[str, Any]) -> set[float]:
-    """All rope bases that a configuration names, in the ways old and new versions write them."""
-    found: set[float] = set()
-    for key, value in values.items():
-        if key == "rope_theta" and isinstance(value, int | float):
-            found.add(float(value))
-        elif key in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
-            nested = [value, *(v for v in value.values() if isinstance(v, dict))]
-            found |= {float(v["rope_theta"]) for v in nested if isinstance(v.get("rope_theta"), int | float)}
-    return found
+def _rope_bases(values: Any) -> set[float]:
+    """All rope bases that nested settings name, under the names that old and new versions give them."""
+    if isinstance(values, list):
+        return set().union(*(_rope_bases(v) for v in values))
+    if not isinstance(values, dict):
+        return set()
+    names = ("rope_theta", "rotary_emb_base", "rope_local_base_freq")
+    found = {float(values[name]) for name in names if isinstance(values.get(name), int | float)}
+    return found.union(*(_rope_bases(v) for v in values.values()))
 
 
 def _check_rope(folder: Path, config: PreTrainedConfig, where: str) -> None:
     """Refuse a model whose rope base on disk is not the one that was read: it would run, and talk nonsense."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    on_disk, read = _rope_theta(written), _rope_theta(config.to_dict())
+    on_disk, read = _rope_bases(written), _rope_bases(getattr(config, "rope_parameters", None))
     if on_disk and not on_disk <= read:
         raise fail(
             ModelError,

@@ -53,7 +53,7 @@ def _as_list(value: Any) -> Any:
 def _as_teacher(value: Any) -> Any:
     """A bare string is a model: a GGUF file by its ending, else a folder or a hub id."""
     if isinstance(value, str):
-        return {"name": "gguf" if value.endswith(".gguf") else "local", "model": value}
+        return {"name": "gguf" if value.endswith(".gguf") or value.startswith("pkg:") else "local", "model": value}
     return value
 
 
@@ -257,6 +257,11 @@ class Recipe(Section):
         if sections:
             content = {name: content[name] for name in sections}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_teacher(value: str) -> Teacher:
+    """The section that a bare string stands for: a GGUF file or ``pkg:`` name, a folder or a hub id."""
+    return Teacher.model_validate(_as_teacher(value))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

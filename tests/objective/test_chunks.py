@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stillhouse.objective import rows
+from stillhouse import rows
 from stillhouse.objective.chunks import WeightedLoss, chunk_length, chunked
 from stillhouse.objective.losses.cross_entropy import cross_entropy
 from stillhouse.objective.losses.forward_kl import forward_kl

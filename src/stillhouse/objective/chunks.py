@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stillhouse.objective.losses.cross_entropy import cross_entropy
 from stillhouse.objective.losses.forward_kl import forward_kl
-from stillhouse.objective.rows import kl_ce_
+from stillhouse.rows import kl_ce_
 from stillhouse.types import Batch, Head, Loss, Output, Signal
 
 BUFFER_BYTES = 48 * 2**20

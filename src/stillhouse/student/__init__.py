@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import torch
+
 from stillhouse import recipe
 from stillhouse.errors import ModelError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
 
 
-def build(section: recipe.Student, teacher: Model) -> Model:
+def build(section: recipe.Student, teacher: Model, seed: int = 0) -> Model:
     """Make the student that a recipe names, from the teacher where it can be. An empty teacher gives an empty student.
+
+    Args:
+        section: the recipe's.
+        teacher: what it is made from.
+        seed: of fresh weights: the same seed, the same student.
 
     Raises:
         ModelError: it cannot be made of this teacher.
@@ -17,12 +24,16 @@ def build(section: recipe.Student, teacher: Model) -> Model:
 
     """
     builder = find("builder", section.name, "student")
-    student: Model = builder(teacher, **check_options(builder, section.options, "student"))
-    if student.outcomes != teacher.outcomes and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+    options = check_options(builder, section.options, "student")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with torch.device("meta" if next(teacher.parameters()).is_meta else "cpu"):
+            student: Model = builder(teacher, **options)
+    if student.tokenizer is not teacher.tokenizer and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise fail(
             ModelError,
             "student",
-            f"its vocabulary ({student.outcomes:,}) is not the teacher's ({teacher.outcomes:,})",
+            f"the tokens of {student.name} are not those of its teacher {teacher.name}",
             "Take a student with the teacher's tokenizer.",
         )
-    return student
+    return student.requires_grad_(True)

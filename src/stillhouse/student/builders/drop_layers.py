@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
 from stillhouse.errors import ModelError, fail
@@ -47,7 +46,7 @@ def even(depth: int, keep: int) -> list[int]:
         return []
     if keep == 1:
         return [depth - 1]
-    return [int(x) for x in torch.linspace(0, depth - 1, keep, dtype=torch.float64).round()]
+    return [round(index * (depth - 1) / (keep - 1)) for index in range(keep)]
 
 
 def _renumber(layers: nn.ModuleList) -> None:

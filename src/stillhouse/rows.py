@@ -1,6 +1,6 @@
-"""KL at a temperature and cross-entropy with their closed-form gradient, row by row.
+"""What is computed over whole rows of logits: the usual losses with their closed-form gradient, and an evaluation's scores.
 
-Two ways to the same numbers: plain torch, which says what is meant, and a few lines of C that do it in three passes over a
+Two ways to the same numbers: plain torch, which says what is meant, and a few lines of C that do it in a few passes over a
 row that stays in cache. The C is compiled once per machine at first use; where there is no compiler, torch does it.
 """
 
@@ -12,7 +12,9 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -53,20 +55,14 @@ def kl_ce_(
     Vt = V if teacher_NV is None else teacher_NV.shape[1]
     kl_N, ce_N = torch.zeros(rows), torch.empty(rows)
     soft_N, hard_N, labels_N = soft_N.float().contiguous(), hard_N.float().contiguous(), labels_N.contiguous()
-    threads = max(1, min(torch.get_num_threads(), rows))
-    scratch = torch.empty(threads, 2 * V)
 
-    def part(index: int) -> None:
+    def part(first: int, last: int, scratch: Tensor) -> None:
         library.kl_ce_rows(
-            _pointer(logits_NV), _pointer(teacher_NV), _pointer(labels_N),
-            rows * index // threads, rows * (index + 1) // threads, V, Vt, min(V, Vt), temperature,
-            _pointer(soft_N), _pointer(hard_N), _pointer(scratch[index]), _pointer(kl_N), _pointer(ce_N),
+            _pointer(logits_NV), _pointer(teacher_NV), _pointer(labels_N), first, last, V, Vt, min(V, Vt), temperature,
+            _pointer(soft_N), _pointer(hard_N), _pointer(scratch), _pointer(kl_N), _pointer(ce_N),
         )  # fmt: skip
 
-    others = [_pool().submit(part, index) for index in range(1, threads)]
-    part(0)
-    for other in others:
-        other.result()
+    _share(part, rows, V)
     return kl_N, ce_N
 
 
@@ -93,6 +89,82 @@ def kl_ce_torch_(
         gradient_NV[:, :shared] += log_q_NS.exp_().sub_(p_NS).mul_(soft_N[:, None] * temperature)
     logits_NV.copy_(gradient_NV)
     return kl_N, ce_N
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What an evaluation asks of N positions; see ``compare``."""
+
+    nll_N: Tensor
+    kl_N: Tensor
+    accept_N: Tensor
+    conf_N: Tensor
+    top_N: Tensor
+    teacher_top_N: Tensor
+
+
+def compare(logits_NV: Tensor, teacher_NV: Tensor, labels_N: Tensor) -> Compared:
+    """Score a model's logits against the labels and the teacher's, at temperature 1, in nats.
+
+    Where one vocabulary is longer, what compares the two lives on the shared prefix.
+
+    Args:
+        logits_NV: the model's.
+        teacher_NV: the teacher's.
+        labels_N: true outcomes.
+
+    Returns:
+        −log q(label); KL(teacher ‖ model); Σ min(p, q), the chance that a draw of the model passes as the teacher's
+        (speculative sampling, Leviathan et al. 2023, arXiv:2211.17192, §3); the largest probability; and both argmaxes.
+
+    """
+    library = _library() if _takes(logits_NV, teacher_NV) else None
+    if library is None:
+        return compare_torch(logits_NV, teacher_NV, labels_N)
+    (rows, V), Vt = logits_NV.shape, teacher_NV.shape[1]
+    out, top, labels_N = (
+        torch.empty(rows, 4, dtype=torch.float64),
+        torch.empty(rows, 2, dtype=torch.int64),
+        labels_N.contiguous(),
+    )
+
+    def part(first: int, last: int, scratch: Tensor) -> None:
+        library.compare_rows(
+            _pointer(logits_NV), _pointer(teacher_NV), _pointer(labels_N), first, last, V, Vt, min(V, Vt),
+            _pointer(scratch), _pointer(out), _pointer(top),
+        )  # fmt: skip
+
+    _share(part, rows, V)
+    return Compared(out[:, 0], out[:, 1], out[:, 2], out[:, 3], top[:, 0], top[:, 1])
+
+
+def compare_torch(logits_NV: Tensor, teacher_NV: Tensor, labels_N: Tensor) -> Compared:
+    """The same as ``compare`` in plain torch."""
+    logits_NV, teacher_NV = logits_NV.float(), teacher_NV.float()
+    shared = min(logits_NV.shape[1], teacher_NV.shape[1])
+    log_q_NV = torch.log_softmax(logits_NV, -1)
+    log_q_NS = torch.log_softmax(logits_NV[:, :shared], -1)
+    log_p_NS = torch.log_softmax(teacher_NV[:, :shared], -1)
+    conf_N, top_N = log_q_NV.max(-1)
+    return Compared(
+        nll_N=-log_q_NV.gather(-1, labels_N[:, None])[:, 0].double(),
+        kl_N=(log_p_NS.exp() * (log_p_NS - log_q_NS)).sum(-1).double(),
+        accept_N=torch.minimum(log_p_NS, log_q_NS).exp().sum(-1).double(),
+        conf_N=conf_N.exp().double(),
+        top_N=top_N,
+        teacher_top_N=teacher_NV.argmax(-1),
+    )
+
+
+def _share(part: Callable[[int, int, Tensor], None], rows: int, V: int) -> None:
+    """Call ``part(first, last, scratch [2 V])`` over the rows, in as many threads as torch uses."""
+    threads = max(1, min(torch.get_num_threads(), rows))
+    scratch = torch.empty(threads, 2 * V)
+    borders = [rows * index // threads for index in range(threads + 1)]
+    others = [_pool().submit(part, borders[i], borders[i + 1], scratch[i]) for i in range(1, threads)]
+    part(borders[0], borders[1], scratch[0])
+    for other in others:
+        other.result()
 
 
 def _takes(logits_NV: Tensor, teacher_NV: Tensor | None) -> bool:
@@ -134,6 +206,8 @@ def _library() -> ctypes.CDLL | None:
     i64, f32, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     library.kl_ce_rows.argtypes = [pointer] * 3 + [i64] * 5 + [f32] + [pointer] * 5
     library.kl_ce_rows.restype = None
+    library.compare_rows.argtypes = [pointer] * 3 + [i64] * 5 + [pointer] * 3
+    library.compare_rows.restype = None
     return library
 
 

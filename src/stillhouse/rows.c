@@ -1,7 +1,5 @@
-/* KL(teacher || student) at a temperature and cross-entropy, with their gradient, one row of logits at a time.
- *
- * For each row: three passes that stay in the second-level cache instead of a dozen over the whole chunk. The gradient
- * takes the place of the student's logits; the teacher's logits are used up as scratch space.
+/* Losses of one row of logits at a time: a few passes that stay in the second-level cache instead of a dozen over the
+ * whole chunk.
  */
 #include <math.h>
 #include <stdint.h>
@@ -30,7 +28,8 @@ static inline float max_of(const float *x, int64_t n) {
     return m;
 }
 
-/* s [rows, V]: student logits in, gradient out. t [rows, Vt]: teacher logits, or NULL for cross-entropy alone.
+/* T^2 KL(teacher || student at T) and cross-entropy, with their gradient.
+ * s [rows, V]: student logits in, gradient out. t [rows, Vt]: teacher logits, or NULL for cross-entropy alone.
  * soft[i], hard[i]: what row i's two losses are multiplied by. scratch: 2 V floats. kl, ce: the unweighted losses.
  * The soft part lives on the first `shared` outcomes, which both vocabularies have.
  */
@@ -93,5 +92,61 @@ void kl_ce_rows(float *s, float *t, const int64_t *labels, int64_t first, int64_
         for (int64_t v = 0; v < shared; v++) a[v] = q * e[v] - p * b[v] + h * hot[v];
         for (int64_t v = shared; v < V; v++) a[v] = h * hot[v];
         a[label] -= hard[row];
+    }
+}
+
+/* What an evaluation asks of two rows at temperature 1; see compare() in rows.py. s and t are read only.
+ * scratch: 2 V floats. out [rows, 4]: nll, kl, accept, conf. top [rows, 2]: argmax of s and of t.
+ */
+void compare_rows(const float *s, const float *t, const int64_t *labels, int64_t first, int64_t last, int64_t V, int64_t Vt,
+                  int64_t shared, float *scratch, double *out, int64_t *top) {
+    for (int64_t row = first; row < last; row++) {
+        const float *restrict a = s + row * V;
+        const float *restrict b = t + row * Vt;
+        float *restrict q = scratch, *restrict p = scratch + V;
+        int64_t best_a = 0, best_b = 0;
+        for (int64_t v = 1; v < V; v++) best_a = a[v] > a[best_a] ? v : best_a;
+        for (int64_t v = 1; v < Vt; v++) best_b = b[v] > b[best_b] ? v : best_b;
+        const float top_a = a[best_a];
+        const float top_b = max_of(b, shared);
+        double z = 0.0, zs = 0.0, zt = 0.0, cross = 0.0, both = 0.0;
+        for (int64_t from = 0; from < V; from += 4096) {
+            const int64_t to = from + 4096 < V ? from + 4096 : V;
+            const int64_t until = to < shared ? to : shared;
+            float sum = 0.0f, sum_s = 0.0f, sum_t = 0.0f, sum_x = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t v = from; v < to; v++) {
+                q[v] = exp_below(a[v] - top_a);
+                sum += q[v];
+            }
+#pragma omp simd reduction(+ : sum_s, sum_t, sum_x)
+            for (int64_t v = from; v < until; v++) {
+                p[v] = exp_below(b[v] - top_b);
+                sum_s += q[v];
+                sum_t += p[v];
+                sum_x += p[v] * ((b[v] - top_b) - (a[v] - top_a));
+            }
+            z += sum;
+            zs += sum_s;
+            zt += sum_t;
+            cross += sum_x;
+        }
+        const float over_s = (float)(1.0 / zs), over_t = (float)(1.0 / zt);
+        for (int64_t from = 0; from < shared; from += 4096) {
+            const int64_t to = from + 4096 < shared ? from + 4096 : shared;
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t v = from; v < to; v++) {
+                const float x = q[v] * over_s, y = p[v] * over_t;
+                sum += x < y ? x : y;
+            }
+            both += sum;
+        }
+        out[4 * row] = log(z) - ((double)a[labels[row]] - (double)top_a);
+        out[4 * row + 1] = cross / zt + log(zs) - log(zt);
+        out[4 * row + 2] = both;
+        out[4 * row + 3] = 1.0 / z;
+        top[2 * row] = best_a;
+        top[2 * row + 1] = best_b;
     }
 }

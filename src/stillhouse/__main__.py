@@ -1,0 +1,5 @@
+"""``python -m stillhouse``, which is also how torchrun starts it."""
+
+from stillhouse.cli import main
+
+main()

@@ -1,0 +1,183 @@
+"""Everything that can be known of a recipe without loading weights: what is wrong with it, and what it will cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillhouse import recipe
+from stillhouse.errors import Problem, RecipeError, StillhouseError
+from stillhouse.find import check_options, find
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run will take, before it starts.
+
+    Args:
+        teacher: its name.
+        teacher_parameters: counted once each.
+        student_parameters: likewise; equal to what the saved file will hold.
+        tokens: that the student learns from.
+        operations: multiply-adds of the training, both models.
+        memory: bytes at the peak of training, about.
+        seconds: of training student and control on this machine, about; None if it was not measured.
+
+    """
+
+    teacher: str
+    teacher_parameters: int
+    student_parameters: int
+    tokens: int
+    operations: float
+    memory: float
+    seconds: float | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the student is."""
+        return self.teacher_parameters / self.student_parameters
+
+
+def check(settings: recipe.Recipe) -> None:
+    """Refuse a recipe that cannot run: strategies, their options, files, the machine; nothing is loaded.
+
+    Raises:
+        RecipeError: everything that is wrong with it, at once.
+
+    """
+    problems: list[Problem] = []
+    for kind, strategy, where in strategies(settings):
+        with gathering(problems):
+            function = find(kind, strategy.name, where)
+            options = check_options(function, strategy.options, where)
+            problems += files_missing(function, options, where)
+    with gathering(problems):
+        from stillhouse.objective import terms_of
+
+        terms = terms_of(settings.objective)
+        wanted = {what for term in terms for what in getattr(term.loss, "needs", ())} - {"hidden"}
+        problems += [
+            Problem("objective", f"a loss needs '{what}', which cannot be had here", "Take another loss.")
+            for what in sorted(wanted)
+        ]
+    for hook in settings.trainer.hooks:
+        with gathering(problems):
+            if ":" not in hook:
+                raise RecipeError(
+                    Problem("trainer.hooks", f"'{hook}' is no function", "Write package.module:function.")
+                )
+            find("hook", hook, "trainer.hooks")
+    problems += machine_problems(settings)
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        raise RecipeError(*unique)
+
+
+def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, str]]:
+    """Every strategy that a recipe names: its kind, itself, and where it stands."""
+    for i, source in enumerate(settings.data.sources):
+        yield "source", source, f"data.sources.{i}"
+        yield "format", source.format, f"data.sources.{i}.format"
+    yield "teacher", settings.teacher, "teacher"
+    yield "builder", settings.student, "student"
+    yield from (("logger", s, f"trainer.loggers.{i}") for i, s in enumerate(settings.trainer.loggers))
+    yield from (("measure", s, f"evaluate.measures.{i}") for i, s in enumerate(settings.evaluate.measures))
+    yield from (("export", s, f"export.formats.{i}") for i, s in enumerate(settings.export.formats))
+
+
+@contextmanager
+def gathering(problems: list[Problem]) -> Iterator[None]:
+    """Collect what is raised instead of stopping at it."""
+    try:
+        yield
+    except StillhouseError as error:
+        problems += error.problems
+
+
+def files_missing(function: Any, options: dict[str, Any], where: str) -> list[Problem]:
+    """A source's files that are not there."""
+    inputs = getattr(function, "inputs", None)
+    if inputs is None or inputs(options):
+        return []
+    return [Problem(f"{where}.path", f"no file matches '{options.get('path')}'", f"Paths start at {Path.cwd()}.")]
+
+
+def machine_problems(settings: recipe.Recipe) -> list[Problem]:
+    """What this machine does not allow."""
+    import torch
+
+    problems = []
+    if settings.trainer.device == "cuda" and not torch.cuda.is_available():
+        problems.append(Problem("trainer.device", "there is no CUDA device here", "Write device: auto."))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batches = settings.trainer.tokens_per_step // settings.trainer.micro_tokens
+    if micro_batches % world:
+        what = f"{micro_batches} micro-batches a step cannot be shared evenly by {world} processes"
+        way_out = f"Make tokens_per_step / micro_tokens a multiple of {world}."
+        problems.append(Problem("trainer.tokens_per_step", what, way_out))
+    folder = settings.folder
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        problems.append(Problem("run", f"'{there}' is a file, not a folder", "Give another folder: run=…"))
+    elif not os.access(there, os.W_OK):
+        problems.append(Problem("run", f"'{there}' cannot be written to", "Give another folder: run=…"))
+    return problems
+
+
+def costs(settings: recipe.Recipe, *, measure: bool = True) -> Costs:
+    """What a run will take: exact sizes from empty models, the rest estimated.
+
+    Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
+    one for every teacher weight; the head counts on both sides, at the positions that carry loss.
+
+    Args:
+        settings: a checked recipe.
+        measure: time this machine's matrix products for an estimate of seconds.
+
+    Raises:
+        ModelError: teacher or student cannot be made.
+
+    """
+    from stillhouse import machine, student, teacher
+
+    master = teacher.load(settings.teacher, empty=True)
+    pupil = student.build(settings.student, master)
+    tokens = settings.trainer.steps * settings.trainer.tokens_per_step
+    bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
+    heads = [m.head_layer.weight.numel() for m in (master, pupil)]
+    learn = 3.0 * (bodies[1] + heads[1])
+    distil = learn + bodies[0] + heads[0]
+    operations = tokens * (distil + (learn if settings.evaluate.control else 0.0))
+    seconds = None
+    if measure:
+        machine.set_threads(settings.trainer.threads)
+        rate = machine.measure_gemm(torch_dtype(), "cpu")
+        seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
+    recompute = settings.trainer.gradient_checkpointing
+    width = getattr(pupil.config, "hidden_size", 512)
+    inner = getattr(pupil.config, "intermediate_size", 4 * width)
+    per_layer = settings.trainer.micro_tokens * (width if recompute else 10 * width + 4 * inner) * 4
+    memory = (
+        16.0 * pupil.parameters_count
+        + 4.0 * master.parameters_count
+        + per_layer * len(pupil.layers)
+        + 4.0 * heads[1]
+        + 2 * 48 * 2**20
+    )
+    return Costs(master.name, master.parameters_count, pupil.parameters_count, tokens, operations, memory, seconds)
+
+
+OVERHEAD = 1.2
+"""Time of a step over the time of its matrix products alone."""
+
+
+def torch_dtype() -> Any:
+    """The type that is timed; the estimate is on the careful side where bfloat16 would be chosen."""
+    import torch
+
+    return torch.float32

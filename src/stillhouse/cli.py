@@ -1,0 +1,178 @@
+"""The command line: verbs only, no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stillhouse.errors import StillhouseError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Distil a large language model into a small one, and know what was kept and what was lost.\n\n"
+    "Start with [bold]stillhouse run recipe.yaml[/]; the recipes/ folder of the project has some to begin with.",
+)
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, such as runs/demo.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: section.key=value, such as trainer.steps=100.", show_default=False),
+]
+
+
+@app.command()
+def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Distil: train the student of a recipe, compare it with its teacher, write the report.
+
+    The same command starts a run, continues it after any interruption, and answers at once when it is done.
+    On several processes: torchrun --nproc-per-node 2 -m stillhouse run recipe.yaml
+    """
+    from stillhouse.recipe import load
+    from stillhouse.run import run as verb
+    from stillhouse.trainer import distributed
+
+    settings = load(recipe, overrides or ())
+    try:
+        verb(settings, console=Console())
+    finally:
+        distributed.stop()
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    measure: Annotated[bool, typer.Option(help="Time this machine for an estimate of the run's length.")] = True,
+) -> None:
+    """Tell what is wrong with a recipe and what it will cost, without loading weights."""
+    from stillhouse.check import check as verb
+    from stillhouse.check import costs
+    from stillhouse.recipe import load
+
+    settings = load(recipe, overrides or ())
+    verb(settings)
+    found = costs(settings, measure=measure)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("teacher", f"{escape(found.teacher)}, {found.teacher_parameters:,} parameters")
+    table.add_row("student", f"{found.student_parameters:,} parameters, {found.ratio:.1f} times fewer")
+    table.add_row("learns from", f"{found.tokens:,} tokens in {settings.trainer.steps:,} steps")
+    table.add_row("arithmetic", f"{2 * found.operations / 1e12:,.1f} TFLOP, with the control")
+    table.add_row("memory", f"about {found.memory / 2**30:.1f} GiB")
+    if found.seconds is not None:
+        table.add_row("time", f"about {duration(found.seconds)} of training on this machine, in float32")
+    table.add_row("fingerprint", settings.fingerprint())
+    Console().print(table)
+
+
+@app.command()
+def inspect(
+    teacher: Annotated[
+        str, typer.Argument(help="A hub id, a folder, a .gguf file, or pkg:PACKAGE.", show_default=False)
+    ],
+    prompt: Annotated[str, typer.Argument(help="The text before the token.")] = "The capital of France is",
+    temperature: Annotated[list[float] | None, typer.Option("--temperature", "-T", help="May be given often.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=50, help="Tokens to show.")] = 10,
+    plot: Annotated[Path | None, typer.Option(help="Also draw them into this .svg file.")] = None,
+) -> None:
+    """Show the teacher's soft distribution after a prompt, at several temperatures.
+
+    This is what a student learns from: not only the likeliest token, but how likely all the others are.
+    """
+    from stillhouse.recipe import as_teacher
+    from stillhouse.teacher.distribution import inspect as verb
+    from stillhouse.teacher.picture import draw, show
+
+    found = verb(as_teacher(teacher), prompt, temperatures=tuple(temperature or (1.0, 2.0, 4.0)), top=top)
+    show(found, Console())
+    if plot is not None:
+        draw(found, plot)
+        Console().print(f"Drawn into {plot}")
+
+
+@app.command("list")
+def list_(kind: Annotated[str | None, typer.Argument(help="Only this kind.")] = None) -> None:
+    """List the strategies that a recipe can name, by kind."""
+    from stillhouse.errors import RecipeError, did_you_mean, fail
+    from stillhouse.find import KINDS, describe, names
+
+    if kind is not None and kind not in KINDS:
+        raise fail(RecipeError, kind, "there is no such kind of strategy", did_you_mean(kind, KINDS))
+    console = Console()
+    for each in [kind] if kind else KINDS:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name in names(each):
+            table.add_row(f"  [bold]{name}[/]", escape(describe(each, name).split("\n")[0]))
+        console.print(f"[underline]{each}[/]")
+        console.print(table)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    judge: Annotated[bool, typer.Option("--judge", help="New verdicts from the stored table; loads no model.")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 0 PASS, 1 FAIL, 2 undecided: for scripts.")] = False,
+) -> None:
+    """Compare a run's student with its teacher on held-out text, again."""
+    from stillhouse.evaluate.gates import exit_code
+    from stillhouse.report import report as write
+    from stillhouse.run import evaluate as verb
+
+    console = Console()
+    found = verb(run, judge_only=judge, console=console)
+    page = write(run)
+    console.print(f"[bold]{found['verdict']}[/] {escape(found['sentence'])}\nReport: {page}", highlight=False)
+    if gate:
+        raise typer.Exit(exit_code(found["verdict"]))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html and model card again from its files."""
+    from stillhouse.report import report as verb
+
+    Console().print(f"Report: {verb(run)}", highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from stillhouse.recipe import schema as verb
+
+    sys.stdout.write(json.dumps(verb(), indent=2) + "\n")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line: a user's mistake is one message and exit code 2, never a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return app(arguments)
+    except StillhouseError as error:
+        stop = Console(stderr=True)
+        count = len(error.problems)
+        if count > 1:
+            stop.print(f"[bold red]{count} things are wrong:[/]")
+        for problem in error.problems:
+            stop.print(f"[bold red]✗[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The student as transformers keeps models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from stillhouse import models
+from stillhouse.errors import RunError, fail
+from stillhouse.files import atomic_folder
+from stillhouse.models import Model
+from stillhouse.types import Batch
+
+
+def hf(student: Model, folder: Path) -> Path:
+    """Safetensors, tokenizer and configuration for AutoModelForCausalLM.from_pretrained, loaded again and compared.
+
+    Raises:
+        RunError: what was written does not give the student's logits bit for bit.
+
+    """
+    with atomic_folder(folder) as writing:
+        student.save(writing)
+        again = models.load(str(writing))
+        difference = largest_difference(student, again)
+        if difference != 0.0:
+            raise fail(
+                RunError,
+                str(folder),
+                f"the saved student differs from the trained one by {difference:.3g} in its logits; nothing was written",
+                "This is a fault of Stillhouse or of transformers: please report it with the recipe.",
+            )
+    return folder
+
+
+@torch.no_grad()
+def largest_difference(one: Model, other: Model) -> float:
+    """The largest difference of two models' logits over a few tokens."""
+    length = min(16, one.outcomes)
+    ids = torch.linspace(0, one.outcomes - 1, length).long()
+    position = torch.arange(length)
+    batch = Batch(ids, position, (0, length), position, ids, torch.ones(length), torch.zeros_like(ids))
+    logits = []
+    for model in (one, other):
+        model.eval()
+        dtype = model.compute_dtype
+        model.set_compute_dtype(torch.float32)
+        logits.append(model.head.logits(model(batch)[0]))
+        model.set_compute_dtype(dtype)
+    return float((logits[0] - logits[1]).abs().max())

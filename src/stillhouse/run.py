@@ -1,0 +1,275 @@
+"""The whole flow, one line a stage: recipe → data → teacher → student → objective → trainer → evaluate → export → report.
+
+Every stage leaves its result in the run's folder and is skipped when it is there, so the same command starts a run,
+continues it after any interruption, and answers at once when it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
+from stillhouse.check import check
+from stillhouse.data.pieces import Pieces
+from stillhouse.data.render import end_token
+from stillhouse.errors import RunError, fail
+from stillhouse.evaluate import collect as collect_items
+from stillhouse.evaluate import judge
+from stillhouse.files import read_json, write_json, write_text
+from stillhouse.models import Model
+from stillhouse.objective import Learner
+from stillhouse.report import report
+from stillhouse.trainer import distributed
+from stillhouse.trainer.lock import lock
+from stillhouse.types import Batch
+
+DECIDES_WEIGHTS = ("data", "teacher", "student", "objective", "trainer")
+"""Sections that the trained weights follow from; a run's folder holds one set of them."""
+
+
+def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
+    """Distil: from a recipe to a folder with the student, its evaluation and its report.
+
+    Args:
+        settings: the recipe.
+        console: where to show progress; None for silence.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        RecipeError: the recipe cannot be run; all mistakes at once, before anything is loaded.
+        StillhouseError: what else a user can mend; what is done so far stays.
+
+    """
+    check(settings)
+    folder = settings.folder
+    ranks = distributed.start(settings.trainer.device)
+    say = console.print if console and ranks.main else lambda *_, **__: None
+    with ExitStack() as stack:
+        if ranks.main:
+            stack.enter_context(lock(folder))
+            claim(folder, settings)
+        distributed.barrier()
+        clock = Clock(folder, ranks.main)
+
+        master = teacher.load(settings.teacher)
+        say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
+        corpus = prepare(settings, master, folder, console)
+        say(f"Data: {describe(corpus.facts)}", highlight=False)
+
+        train_student(settings, master, corpus, folder, ranks, clock, console, control=False)
+        if settings.evaluate.control:
+            train_student(settings, master, corpus, folder / "control", ranks, clock, console, control=True)
+
+        if ranks.main:
+            if not evaluated(folder, settings):
+                with clock("evaluate"):
+                    collect(folder, settings, master, corpus, console)
+                judge(folder, settings, clock.seconds)
+            page = report(folder)
+            say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
+        distributed.barrier()
+    return folder
+
+
+def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console | None = None) -> dict[str, Any]:
+    """Score teacher, student before and after, and control on held-out text; judge; write evaluation.json.
+
+    Args:
+        folder: a run's.
+        judge_only: new verdicts from the stored item table; no model is loaded.
+        console: where to show progress.
+
+    Returns:
+        what evaluation.json holds.
+
+    Raises:
+        RunError: there is no finished student in the folder, or no table to judge.
+
+    """
+    folder = Path(folder)
+    settings = load_resolved(folder)
+    clock = Clock(folder, write=True)
+    with lock(folder):
+        if not judge_only:
+            if not (folder / "student" / "config.json").is_file():
+                way_out = f"Finish the run first: stillhouse run {folder / 'recipe.yaml'}"
+                raise fail(RunError, str(folder), "holds no finished student", way_out)
+            with clock("evaluate"):
+                master = teacher.load(settings.teacher)
+                corpus = data.prepare(settings.data, master.tokenizer, folder / "data")
+                collect(folder, settings, master, corpus, console)
+        return judge(folder, settings, clock.seconds)
+
+
+def load_resolved(folder: Path) -> recipe.Recipe:
+    """The recipe that a run was made of.
+
+    Raises:
+        RunError: the folder is no run's.
+
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise fail(RunError, str(folder), "is not a run's folder: it holds no recipe.yaml", "Give runs/<name>.")
+    return recipe.load(path)
+
+
+class WithoutBytes:
+    """Held-out pieces as the trainer reads them: batches alone."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self.step = pieces.step
+
+    def all(self, micro_tokens: int, max_tokens: int | None = None) -> Iterator[Batch]:
+        """Every document once."""
+        return (batch for batch, _bytes in self.pieces.all(micro_tokens, max_tokens))
+
+
+class Clock:
+    """How long each stage took, over all sittings of a run."""
+
+    def __init__(self, folder: Path, write: bool) -> None:
+        self.path = folder / "seconds.json"
+        self.write = write
+        self.seconds: dict[str, float] = read_json(self.path, {})
+
+    def __call__(self, stage: str) -> Clock:
+        """Time the ``with`` block as this stage."""
+        self.stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.stage] = round(self.seconds.get(self.stage, 0.0) + time.monotonic() - self.began, 1)
+        if self.write:
+            write_json(self.path, self.seconds)
+
+
+def claim(folder: Path, settings: recipe.Recipe) -> None:
+    """Make the folder this recipe's, or refuse one that is another's."""
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        theirs = recipe.load(path)
+        different = [s for s in DECIDES_WEIGHTS if theirs.fingerprint(s) != settings.fingerprint(s)]
+        if different:
+            raise fail(
+                RunError,
+                str(folder),
+                f"holds a run of another recipe (its {', '.join(different)} differ)",
+                "Give this run its own folder (run=runs/<other>), or delete that one if you no longer need it.",
+            )
+    try:
+        write_text(path, settings.to_yaml())
+        write_json(folder / "environment.json", machine.describe())
+    except OSError as error:
+        raise fail(
+            RunError, str(folder), f"cannot be written: {error.strerror}", "Give another folder: run=…"
+        ) from None
+
+
+def prepare(settings: recipe.Recipe, master: Model, folder: Path, console: Console | None) -> data.Corpus:
+    """The corpus; one process makes it, the others open it."""
+    corpora = []
+
+    def make() -> None:
+        corpora.append(data.prepare(settings.data, master.tokenizer, folder / "data", progress=_teller(console)))
+
+    distributed.together(make)
+    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data")
+
+
+def train_student(
+    settings: recipe.Recipe,
+    master: Model,
+    corpus: data.Corpus,
+    folder: Path,
+    ranks: distributed.Ranks,
+    clock: Clock,
+    console: Console | None,
+    *,
+    control: bool,
+) -> None:
+    """Train the student, or its control without a teacher, and export it; nothing if that was done before."""
+    name = "control" if control else "student"
+    if (folder / "student" / "config.json").is_file():
+        return
+    pupil = student.build(settings.student, master, settings.trainer.seed)
+    pupil.name = f"{settings.name}-control" if control else settings.name
+    learner = Learner(pupil, settings.objective, settings.trainer.steps, teacher=not control)
+    with clock(f"train {name}"):
+        trainer.train(
+            learner,
+            None if control else teacher.Teacher(master),
+            WithoutBytes(corpus.train),
+            WithoutBytes(corpus.validation),
+            settings.trainer,
+            folder,
+            fingerprint=settings.fingerprint(*DECIDES_WEIGHTS) + name,
+            ranks=ranks,
+            console=console,
+            name=name,
+        )
+    formats = recipe.Export() if control else settings.export
+    with clock("export"):
+        whole = distributed.full_state_dict(pupil)
+        if ranks.main:
+            fresh = student.build(settings.student, master, settings.trainer.seed)
+            fresh.load_state_dict(whole)
+            fresh.name = pupil.name
+            export.export(formats, fresh, folder)
+        distributed.barrier()
+
+
+def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
+    """Whether the evaluation that the recipe asks for is there."""
+    there = read_json(folder / "evaluation.json", {})
+    return bool(there) and there.get("recipe_fingerprint") == settings.fingerprint()
+
+
+def collect(folder: Path, settings: recipe.Recipe, master: Model, corpus: data.Corpus, console: Console | None) -> None:
+    """Load what is to be compared, one role at a time, and fill the item table."""
+    loaders: dict[str, Callable[[], Model]] = {
+        "teacher": lambda: master,
+        "before": lambda: student.build(settings.student, master, settings.trainer.seed),
+        "student": lambda: models.load(str(folder / "student")),
+    }
+    if (folder / "control" / "student" / "config.json").is_file():
+        loaders["control"] = lambda: models.load(str(folder / "control" / "student"))
+    batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
+    counts_V = corpus.train.label_counts(master.outcomes)
+    end = end_token(master.tokenizer, settings.data.end_token)
+    collect_items(folder, batches, counts_V, loaders, end, settings.report, console)
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """A corpus in a line."""
+    sides: Sequence[str] = ("train", "validation")
+    return "; ".join(
+        f"{facts[side]['documents']:,} documents, {facts[side]['tokens']:,} tokens {word}"
+        for side, word in zip(sides, ("to learn from", "held out"), strict=True)
+    )
+
+
+def _teller(console: Console | None) -> Callable[[str, int, int | None], None]:
+    """Tell of the data stage: a line every few seconds."""
+    last = 0.0
+
+    def tell(text: str, done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if console is not None and now - last > 5.0:
+            last = now
+            console.print(f"{text}: {done:,}{f' of {total:,}' if total else ''}", highlight=False)
+
+    return tell
