@@ -398,18 +398,73 @@ def put_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, steps: int = STEPS) -> Path:
     """Write the whole run folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     put_json(folder / "environment.json", ENVIRONMENT)
     put_json(folder / "data" / "manifest.json", MANIFEST)
-    put_lines(folder / "metrics.jsonl", metrics("student"))
-    put_lines(folder / "control" / "metrics.jsonl", metrics("control"))
+    put_lines(folder / "metrics.jsonl", metrics("student", steps))
+    put_lines(folder / "control" / "metrics.jsonl", metrics("control", steps))
     put_json(folder / "evaluation.json", evaluation())
     put_json(folder / "samples.json", SAMPLES)
     (folder / "student").mkdir(exist_ok=True)
     put_json(folder / "student" / "config.json", {"model_type": "llama"})
+    return folder
+
+
+NASTY: dict[str, str] = {
+    "script": "<script>window.hacked=1;document.title='hacked'</script>",
+    "handler": "<img src=x onerror=window.hacked=2><svg onload=window.hacked=3>",
+    "attribute": '" onmouseover="window.hacked=4" x=\'',
+    "closing": "</td></tr></table></div></article></main></body></html>",
+    "raw text": "</style></title></textarea><!-- <![CDATA[",
+    "template": "{{ 7 * 7 }}{% raw %}{# #}",
+    "control": "a\x00b\x07c\x1b[31md\x7fe\x85f\rg",
+    "override": "safe \u202eexe.gpj\u202c \u2066x \u200f y",
+    "invisible": "a\u200bb\u00adc\ufeffd\u2028e\U000e0041f",
+    "surrogate": "half \ud83d of a pair \uffff",
+    "right to left": "שלום עולם and مرحبا",
+    "long word": "W" * 5000,
+    "empty": "",
+    "huge": "The same words. " * 6400,
+    "marks": "e" + "\u0301" * 200,
+    "markdown": "``` ```` [x](javascript:alert(1)) | a | **b** <b>c</b> https://example.org www.example.org",
+}
+"""Texts that models have written or could write."""
+
+
+def poison(folder: Path) -> Path:
+    """Put every nasty text wherever a run folder holds foreign text."""
+    roles = ("teacher", "before", "student", "control")
+    samples = [{"prompt": text, "texts": dict.fromkeys(roles, text), "stop": {}} for text in NASTY.values()]
+    put_json(folder / "samples.json", samples)
+    told = evaluation()
+    short = [text[:300] for text in NASTY.values()]
+    told["run"] = told["sentence"] = told["recipe_fingerprint"] = NASTY["script"] + NASTY["override"]
+    for i, found in enumerate(told["findings"]):
+        for j, key in enumerate(("name", "question", "sentence", "reason")):
+            if key != "name" or i > 1:
+                found[key] = short[(i * 4 + j) % len(short)]
+        found["limits"] = short
+        for chart in found["charts"]:
+            chart["title"] = chart["x_label"] = chart["y_label"] = NASTY["closing"] + NASTY["override"]
+            chart["marks"] = [{"value": 0.5, "label": text} for text in short]
+            for series, text in zip(chart["series"], short, strict=False):
+                series["name"] = text
+                series["points"][0]["x"] = (
+                    series["points"][0]["x"] if chart["kind"] in ("line", "reliability") else text
+                )
+        for one, text in zip(found["estimates"], short, strict=False):
+            one["label"] = one["unit"] = text
+    told["models"]["student"]["name"] = told["models"]["student"]["tokenizer"] = NASTY["script"]
+    told["models"]["teacher"]["license"] = "<script>"
+    put_json(folder / "evaluation.json", told)
+    put_json(folder / "environment.json", NASTY | {text: "a key" for text in short})
+    put_json(folder / "data" / "manifest.json", {"facts": {"deep": {"deeper": NASTY}}})
+    recipe = RECIPE.replace("smol-24m", json.dumps(NASTY["script"] + NASTY["override"]))
+    (folder / "recipe.yaml").write_text(recipe.replace("drop_layers", "'<b>x</b> | y'"), encoding="utf-8")
+    (folder / "student" / "a <b> file & more\u202e.txt").write_text("x", encoding="utf-8")
     return folder
 
 

@@ -31,8 +31,8 @@ PALETTE: dict[str, tuple[str, str]] = {
     "teacher": ("#1a212b", "#e4e8ee"),
     "student": ("#0a5cc2", "#6db3ff"),
     "control": ("#a84a00", "#ffa45c"),
-    "before": ("#9c2f7d", "#f29bd6"),
-    "floor": ("#697383", "#8b96a5"),
+    "before": ("#7a1f6b", "#f29bd6"),
+    "floor": ("#697080", "#8b96a5"),
     "other": ("#0b6e63", "#5fcdbd"),
     "pass": ("#17703a", "#5fce86"),
     "fail": ("#b3261e", "#ff8f85"),
@@ -132,7 +132,7 @@ def parse(raw: Any) -> Chart | None:
         str(raw.get("x_label") or ""),
         str(raw.get("y_label") or ""),
         tuple(_tell_apart(series)),
-        tuple(marks),
+        tuple(marks[:12]),
     )
 
 
@@ -174,11 +174,16 @@ def table(chart: Chart) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     rows = []
     for series in chart.series:
         for p in series.points:
-            place = visible(p.x) if isinstance(p.x, str) else number(p.x)
+            place = visible(p.x) if isinstance(p.x, str) else _place(p.x)
             rows.append([visible(series.name), place, interval(p.low, p.high), number(p.y), _whole(p.n)])
     rows += [[f"reference: {visible(m.label)}", NOTHING, "", number(m.value), NOTHING] for m in chart.marks]
     keep = [i for i in range(5) if i in (0, 3) or any(r[i] not in ("", NOTHING) for r in rows)]
+    rows = rows or [["no numbers", "", "", NOTHING, ""]]
     return tuple(names[i] for i in keep), tuple(tuple(r[i] or NOTHING for i in keep) for r in rows)
+
+
+def _place(x: float | None) -> str:
+    return number(int(x) if x is not None and x == int(x) else x)
 
 
 def _whole(value: float | None) -> str:
@@ -195,7 +200,8 @@ def _tag(name: str, attributes: Mapping[str, Any], *children: str | Markup) -> M
         shown = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
         parts.append(f' {key.replace("_", "-")}="{escape(shown)}"')
     inner = "".join(c if isinstance(c, Markup) else escape(visible(c)) for c in children)
-    return Markup("".join(parts) + (f">{inner}</{name}>" if inner else "/>"))
+    alone = name in ("circle", "line", "path", "rect")
+    return Markup("".join(parts) + ("/>" if alone else f">{inner}</{name}>"))
 
 
 def _words(x: float, y: float, text: str, anchor: str = "start", kind: str = "t") -> Markup:
@@ -672,7 +678,7 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     the first role's bins (95 %, tokens taken as independent).
     """
     band = next((s for s in chart.series if _is_band(s)), None)
-    models = [s for s in chart.series if s is not band and any(isinstance(p.x, int | float) for p in s.points)]
+    models = [s for s in chart.series if s is not band and any(_numbered(p) for p in s.points)]
     if not models:
         return _nothing(chart, ident, width)
     models.sort(key=lambda s: s.role != "student")  # the student leads: its bounds, its counts, drawn on top
@@ -697,7 +703,7 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     for series in reversed(models):
         drawn = []
         lead = series is models[0]
-        run = [p for p in series.points if isinstance(p.x, int | float) and p.y is not None]
+        run = [p for p in series.points if _numbered(p)]
         coordinates = [(x_axis(_unit(p.x)), y_axis(_unit(p.y))) for p in run]
         if len(coordinates) > 1:
             path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)
@@ -720,6 +726,10 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
         parts.append(side_legend)
         parts += [_words(x, top + height + 18 + 19 * i, note, kind="t small") for i, note in enumerate(notes)]
     return _svg(chart, ident, width, strip_bottom + 42, parts)
+
+
+def _numbered(p: Point) -> bool:
+    return isinstance(p.x, int | float) and p.y is not None
 
 
 def _unit(value: float | str | None) -> float:

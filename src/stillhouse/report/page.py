@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -73,7 +74,7 @@ _NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens"
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the header. Where it is unknown, ``missing`` names the command that makes it."""
+    """One number of the header. Where it is unknown, ``missing`` names the command that makes it, if one does."""
 
     label: str
     big: str
@@ -179,6 +180,11 @@ class Page:
 
 def render(run: Run) -> str:
     """The page as HTML."""
+    return _templates().get_template("page.html").render(page=build(run))
+
+
+@cache
+def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("stillhouse.report"),
         autoescape=True,
@@ -187,8 +193,8 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.globals.update(style=charts.style(), key=charts.key, role_words=ROLE_WORDS)
-    return environment.get_template("page.html").render(page=build(run))
+    environment.globals.update(style=charts.style(), key=charts.key)
+    return environment
 
 
 def _shown(value: Any) -> Any:
@@ -335,7 +341,7 @@ def tiles(run: Run) -> list[Tile]:
     for label, finding, pattern in wanted:
         found = estimate(run, finding, pattern)
         if found is None:
-            out.append(Tile(label, "not measured", missing=judge))
+            out.append(_unknown(run, label, finding, judge))
         elif found.bounds:
             verdict = found.verdict if found.verdict.word in ("PASS", "FAIL", "INCONCLUSIVE") else None
             out.append(Tile(label, found.bounds, f"best guess {number(found.value)} · {found.label}", verdict))
@@ -343,6 +349,17 @@ def tiles(run: Run) -> list[Tile]:
             out.append(Tile(label, found.text, f"{found.label} · no interval known"))
     out.append(_time(run))
     return out
+
+
+def _unknown(run: Run, label: str, finding: str, judge: str) -> Tile:
+    """A number that is not there: because nothing was evaluated, the measure was not asked for, or could not tell."""
+    if not run.evaluation:
+        return Tile(label, "not measured", missing=judge)
+    for found in _maps(run.evaluation.get("findings")):
+        if found.get("name") == finding:
+            why = words.one_line(str(found.get("reason") or found.get("sentence") or ""), 140)
+            return Tile(label, verdict_of(found.get("verdict")).word.lower(), why)
+    return Tile(label, "not asked", f"{finding} is not among evaluate.measures")
 
 
 def _size(run: Run) -> Tile:
@@ -362,7 +379,7 @@ def _size(run: Run) -> Tile:
 def _time(run: Run) -> Tile:
     trained = spent(run.metrics)
     if trained is None:
-        return Tile("Time", "not measured", missing="stillhouse run recipe.yaml")
+        return Tile("Training time", "not measured", missing="stillhouse run recipe.yaml")
     parts = [f"student, {_steps(run.metrics):,} steps"]
     control = spent(run.control)
     if control is not None:

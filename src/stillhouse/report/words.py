@@ -11,19 +11,28 @@ NOTHING = "–"
 """Stands where a number is missing."""
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_MOST_MARKS = 6  # one letter's: no script needs more, and a pile of them covers the lines above
 _JOINERS = frozenset("\u200c\u200d")  # emoji and several scripts need them
 _SPOKEN_UNITS = {"": "", "share": " %", "fraction": " %", "ratio": "×", "x": "×", "×": "×"}
 
 
 def visible(text: str) -> str:
-    """The same text with every character that cannot be seen, or that reorders others, replaced by a visible sign.
+    """The same text with every character that cannot be seen, or that disturbs others, replaced by a visible sign.
 
     Newline and tab stay. Control characters become Unicode's control pictures (NUL is ␀), what has no picture becomes its
-    code point in ⟨⟩. Escaping for HTML or Markdown is a later step.
+    code point in ⟨⟩, and marks piled higher than any script does are cut. Escaping for HTML or Markdown is a later step.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_visible(c) for c in text)
+    out = []
+    marks = 0
+    for char in text:
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        if marks <= _MOST_MARKS:
+            out.append(_visible(char))
+        elif marks == _MOST_MARKS + 1:
+            out.append("⟨more marks⟩")
+    return "".join(out)
 
 
 def _visible(char: str) -> str:
@@ -67,7 +76,7 @@ def number(value: Any) -> str:
     if known is None:
         return NOTHING
     size = abs(known)
-    if size and size < 0.005:
+    if size < 0.005 and not isinstance(value, int):
         return "<0.01" if known > 0 else "0.00"
     if known == int(known) and isinstance(value, int):
         text = f"{known:,.0f}" if size < 1e15 else f"{known:.1e}"
