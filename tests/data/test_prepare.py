@@ -150,7 +150,7 @@ def test_long_prompts_are_an_error_or_dropped(tokenizer: Any, tmp_path: Path) ->
 
 
 def test_a_prompt_that_just_fits_leaves_one_label(tokenizer: Any, tmp_path: Path) -> None:
-    """The message's number is true: data.block above it is enough, at it is not."""
+    """With a block of as many tokens as the message says the prompt has, one label is left."""
     rows = [{"prompt": f"{i} dog", "response": "fox"} for i in range(6)]
     with pytest.raises(DataError, match="the prompt has 9 tokens"):
         data([*rows, {"prompt": "abcdfghi", "response": "x"}], tokenizer, tmp_path / "a", format="prompt_response")

@@ -116,6 +116,16 @@ def test_a_character_split_over_tokens_counts_once(tokenizer: Any) -> None:
     assert example.bytes.tolist() == [4, 0, 0, 0, 3, 0, 0, 0]
 
 
+def test_offsets_that_overlap_or_leave_gaps_share_out_all_bytes() -> None:
+    def odd(texts: list[str], **_: Any) -> dict[str, Any]:
+        offsets = [(1, 3), (0, 2), (4, 5), (5, 5)]  # of six characters
+        return {"input_ids": [[5, 6, 7, 8]], "offset_mapping": [offsets], "special_tokens_mask": [[0] * 4]}
+
+    (example,) = tokenise([Rendered("é12345", [(3, 4)])], odd, 9)
+    assert [example.first_bytes, *example.bytes.tolist()] == [4, 0, 2, 1, 0]
+    assert example.labels.tolist() == [NO_LOSS, 7, NO_LOSS, NO_LOSS]  # what no offset covers goes to the next token
+
+
 def test_bytes_of_words_are_those_of_their_tokens(tokenizer: Any) -> None:
     text = "the quick brown fox"
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])

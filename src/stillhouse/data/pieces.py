@@ -268,8 +268,7 @@ class Pieces:
             k = number - chain[epoch][0]
             a = int(plan.ends[k - 1]) if k > 0 else 0
             b = int(plan.ends[k]) if k < len(plan.ends) else self.tokens
-            if a < b:
-                spans.append((plan, a, b))
+            spans.append((plan, a, b))
         return spans
 
     def _plan(self, epoch: int, micro_tokens: int, seed: int) -> _Plan:
