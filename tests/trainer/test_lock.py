@@ -43,3 +43,9 @@ def test_the_same_process_may_take_it_again(tmp_path):
         assert process.returncode == 1 and f"process {os.getpid()}" in process.stderr
     with lock(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="cannot be used: Not a directory"):
+        run(tmp_path / "file" / "run")

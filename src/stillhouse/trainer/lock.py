@@ -21,9 +21,8 @@ def lock(folder: Path) -> Iterator[None]:
     The operating system drops the lock when the process ends, however it ends: a stale lock cannot be.
 
     Raises:
-        RunError: another process holds it; names its process id.
+        RunError: another process holds it (names its process id), or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = (folder / ".lock").resolve()
     if path in _held:
         _held[path] += 1
@@ -32,7 +31,13 @@ def lock(folder: Path) -> Iterator[None]:
         finally:
             _held[path] -= 1
         return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise fail(
+            RunError, str(folder), f"cannot be used: {error.strerror}", "Give this run another folder: run: <folder>."
+        ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -420,7 +420,10 @@ def _prepare(learner: nn.Module, section: Trainer, ranks: Ranks) -> None:
     network: Any = getattr(learner.student, "network", learner.student)
     layers = distributed.layers_of(network)
     if section.gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            network.activation_checkpointing_enable()
+        except ValueError as error:
+            raise fail(RecipeError, "trainer.gradient_checkpointing", str(error), "Set it to false.") from None
     if section.compile == "on":
         for layer in layers:
             layer.compile(dynamic=True)
@@ -461,7 +464,12 @@ def _choice(section: Trainer, ranks: Ranks, folder: Path, saved: Saved | None, g
         if content is None or (not saved and asked not in ("auto", content.get("dtype"))):
             content = (given or choose_dtype(section.dtype, ranks.device)).to_dict()
         if not saved:
-            write_json(file, content)
+            try:
+                write_json(file, content)
+            except OSError as error:
+                raise fail(
+                    RunError, str(file), f"cannot be written: {error.strerror}", "Make room or give write access."
+                ) from error
     content = distributed.from_main(content)
     assert content is not None
     return Choice(**content)
