@@ -21,8 +21,8 @@ BLOCK = 8
 def corpus(shape: Shape, block: int = BLOCK, gap: int = 2) -> Pieces:
     """Documents of the given lengths; every token is its own number, so that where it went can be seen.
 
-    A label is its input + 1. Every third position of a whole example carries no loss. Between the documents lies a gap, as
-    documents of the other side do.
+    A label is its input + 1. Every third position of a whole example carries no loss. Between the documents lies a gap,
+    as documents of the other side do.
     """
     inputs: list[int] = []
     labels: list[int] = []
@@ -74,7 +74,7 @@ MIXED = st.lists(
 
 
 def slow_stream(pieces: Pieces, micro_tokens: int, seed: int, epochs: int) -> list[list[list[int]]]:
-    """The micro-batches of the first epochs, from the definition: token by token, with the order taken from the class."""
+    """The micro-batches of the first epochs, from the definition: piece by piece, in the order of ``_shuffled``."""
     start, length, _, whole = pieces._pieces
     batches: list[list[list[int]]] = []
     now: list[list[int]] = []

@@ -49,7 +49,7 @@ def test_the_shift_is_done_once(tokenizer: Any) -> None:
 
 
 def test_the_mask_is_that_of_the_label_not_of_the_input(tokenizer: Any) -> None:
-    """Pitfall 2: the first position with loss is the last token of the prompt, which predicts the answer's first token."""
+    """The first position with loss is the last token of the prompt, which predicts the answer's first token."""
     prompt, answer = "question", " fox"
     ids = tokenizer(prompt + answer)["input_ids"]
     p = len(tokenizer(prompt)["input_ids"])

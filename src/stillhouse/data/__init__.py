@@ -1,7 +1,7 @@
 """What is learned from: read sources → render records → tokenise and shift → arrays on disk → micro-batches.
 
-``prepare`` is the stage; ``render.py`` is where text becomes inputs and labels, ``pieces.py`` where these become batches.
-torch is imported when a corpus is opened, not before: listing and checking recipes stays instant.
+``prepare`` is the stage; ``render.py`` is where text becomes inputs and labels, ``pieces.py`` where these become
+batches. torch is imported when a corpus is opened, not before: listing and checking recipes stays instant.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class _Reader:
 
 
 def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, progress: Report | None = None) -> Corpus:
-    """Read the sources and make a corpus of them in a folder; or open the one that is there, if it was made of the same.
+    """Read the sources and make a corpus of them in a folder; or open the one there, if it was made of the same.
 
-    The same means: the recipe's section, the tokenizer's content, the code of the strategies, and the size and time of the
-    files that are read. If those files are gone, what was made of them is still used. Documents of equal text are kept
-    once. Which side a document is on follows from its text and ``data.seed``, not from the order of the sources.
+    The same means: the recipe's section, the tokenizer's content, the code of the strategies, and the size and time of
+    the files that are read. If those files are gone, what was made of them is still used. Documents of equal text are
+    kept once. Which side a document is on follows from its text and ``data.seed``, not from the order of the sources.
 
     Several processes must not prepare one folder at the same time: let one do it, then the others open it.
 

@@ -12,10 +12,10 @@ Message = dict[str, Any]
 
 
 def dialogue(messages: Sequence[Message], tokenizer: Any, *, everything: bool = False) -> Rendered:
-    """Render messages once; the loss spans are what the template writes for the assistant's turns, end of turn included.
+    """Render messages once; the loss spans are what the template writes for the assistant, end of turn included.
 
-    A turn's span starts where the messages before it end when the template is asked for a generation prompt, and ends where
-    the messages up to it end. Both must be beginnings of the whole text.
+    A turn's span starts where the messages before it end when the template is asked for a generation prompt, and ends
+    where the messages up to it end. Both must be beginnings of the whole text.
 
     Args:
         messages: each with ``role`` and ``content``.

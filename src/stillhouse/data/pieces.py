@@ -1,9 +1,9 @@
 """Documents as micro-batches: for training shuffled and packed without padding, for evaluation in order.
 
-A *piece* is what a forward pass may see of a document at once: the document itself, or at most ``block`` positions of a plain
-one. Training puts the pieces of an epoch into a new order, lays all epochs end to end and cuts this stream into
-micro-batches. Which micro-batch holds what follows from step and seed alone, so a run resumes from its step number, and any
-number of processes share the same micro-batches.
+A *piece* is what a forward pass may see of a document at once: the document itself, or at most ``block`` positions of a
+plain one. Training puts the pieces of an epoch into a new order, lays all epochs end to end and cuts this stream into
+micro-batches. Which micro-batch holds what follows from step and seed alone, so a run resumes from its step number, and
+any number of processes share the same micro-batches.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ class Pieces:
         """The micro-batches that one process sees in a step; nothing but the arguments decides them.
 
         A step is ``tokens_per_step // micro_tokens`` micro-batches that follow one another in the stream of all epochs.
-        A micro-batch has exactly ``micro_tokens`` positions: a plain piece that does not fit is cut, and its rest begins the
-        next micro-batch, at position 0. A whole example is not cut but moved there, so the micro-batch before is shorter.
+        A micro-batch has exactly ``micro_tokens`` positions: a plain piece that does not fit is cut, and its rest
+        begins the next micro-batch, at position 0. A whole example is not cut but moved there, so the micro-batch
+        before is shorter.
 
         Args:
             step: number of the step, from 0.
@@ -121,7 +122,8 @@ class Pieces:
             seed: of the shuffle.
 
         Raises:
-            RunError: the processes cannot share the step evenly, or an example that may not be cut exceeds a micro-batch.
+            RunError: the processes cannot share the step evenly, or an example that may not be cut exceeds a
+                micro-batch.
         """
         assert step >= 0 and 0 <= rank < world
         count = tokens_per_step // micro_tokens
@@ -145,14 +147,16 @@ class Pieces:
     def all(self, micro_tokens: int, max_tokens: int | None = None) -> Iterator[tuple[Batch, _Ints]]:
         """Every document once, with the UTF-8 bytes of its labels.
 
-        Documents come in an order that their hashes decide: the first of them are a random sample, the same one whatever the
-        order of the sources was. Pieces are never cut further, so what is measured does not depend on ``micro_tokens``.
+        Documents come in an order that their hashes decide: the first of them are a random sample, the same one
+        whatever the order of the sources was. Pieces are never cut further, so what is measured does not depend on
+        ``micro_tokens``.
 
         Args:
             micro_tokens: positions of a batch at most: as many whole documents as fit. A longer document is spread over
                 several batches piece by piece; a batch is larger only if one piece is.
-            max_tokens: stop before the first document that would exceed so many positions; if that document alone is longer
-                than ``max_tokens``, its first pieces are still taken, as far as they fit (at least one of the first document).
+            max_tokens: stop before the first document that would exceed so many positions; if that document alone is
+                longer than ``max_tokens``, its first pieces are still taken, as far as they fit (at least one of the
+                first document).
 
         Yields:
             A batch whose D documents are pieces, those of one document under one key; and bytes [N] of its labels.
@@ -248,7 +252,7 @@ class Pieces:
         return batch, bytes_
 
     def _spans(self, number: int, micro_tokens: int, seed: int) -> list[tuple[_Plan, int, int]]:
-        """What a micro-batch holds: (epoch's plan, from, to), in positions of the epoch; several if it crosses a border."""
+        """What a micro-batch holds: (epoch's plan, from, to) in positions of the epoch, for each epoch it touches."""
         chain = self._chains.setdefault((seed, micro_tokens), [(0, 0)])
         while chain[-1][0] <= number:
             done, open_ = chain[-1]
@@ -297,7 +301,7 @@ def _shuffled(n: int, seed: int, epoch: int) -> _Ints:
 
 
 def _ends(borders: _Ints, whole: npt.NDArray[np.bool_], size: int, open_: int) -> _Ints:
-    """Where micro-batches of ``size`` positions end, if whole pieces may not be cut and ``open_`` positions are there already."""
+    """Where micro-batches of ``size`` end, if whole pieces may not be cut and ``open_`` positions are there already."""
     at: memoryview[int] = memoryview(borders.data).cast("B").cast("q")
     kept = whole.tobytes()
     total, ends, end = at[-1], [], -open_

@@ -21,7 +21,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def reads(inputs: Callable[[dict[str, Any]], list[Path]]) -> Callable[[_F], _F]:
-    """Mark a source with the files it would read, given its options: data is made anew when their size or time changes."""
+    """Mark a source with the files it would read, given its options: if their size or time changes, so does the data."""
 
     def mark(function: _F) -> _F:
         function.inputs = inputs  # type: ignore[attr-defined]
@@ -31,13 +31,14 @@ def reads(inputs: Callable[[dict[str, Any]], list[Path]]) -> Callable[[_F], _F]:
 
 
 def matching(path: str, endings: tuple[str, ...]) -> list[Path]:
-    """The files meant by a path, sorted: the file itself, a folder's files of these endings (at any depth), or a glob's."""
+    """The files meant by a path, sorted: the file, a folder's files of these endings (at any depth), or a glob's."""
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
     if place.is_dir():
         return sorted(p for p in place.rglob("*") if p.name.lower().endswith(endings) and p.is_file())
-    return sorted(Path(p) for p in glob.glob(str(place), recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute)
+    found = glob.glob(str(place), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    return sorted(p for p in map(Path, found) if p.is_file())
 
 
 def files(path: str, endings: tuple[str, ...]) -> list[Path]:

@@ -46,8 +46,8 @@ class Example:
     Args:
         inputs: n token ids; int32.
         labels: the next tokens, ``NO_LOSS`` where they carry none; int32.
-        bytes: UTF-8 bytes of the text that each next token adds, 0 for the end token; uint32. With the bytes of the first
-            token, ``first_bytes``, they add up to the bytes of the text.
+        bytes: UTF-8 bytes of the text that each next token adds, 0 for the end token; uint32. With the bytes of the
+            first token, ``first_bytes``, they add up to the bytes of the text.
         first_bytes: bytes of the token that is nobody's label.
     """
 
@@ -128,7 +128,7 @@ def end_token(tokenizer: Any, wanted: str | None) -> int:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """A hash of what a tokenizer does: its vocabulary, rules, special tokens and chat template, not its name or size."""
+    """A hash of what a tokenizer does: vocabulary, rules, special tokens and chat template, not its name or size."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     for state in ("truncation", "padding"):  # of its last call, not of the tokenizer
         content.pop(state, None)
@@ -139,8 +139,8 @@ def fingerprint(tokenizer: Any) -> str:
 def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Example]:
     """Tokenise texts, append the end token, shift, and find which labels carry loss.
 
-    A label carries loss if any character of it lies in a span. The end token does if the text's last character does. It is
-    not appended where a text already ends with it (white space aside), as many chat templates do.
+    A label carries loss if any character of it lies in a span. The end token does if the text's last character does. It
+    is not appended where a text already ends with it (white space aside), as many chat templates do.
 
     Args:
         batch: texts, none empty.
@@ -177,8 +177,9 @@ def _example(
     ids_L = np.asarray(ids, dtype=np.int64)
     start_L, stop_L = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     added_L = np.asarray(added, dtype=bool)
-    # Tokens share out the characters: each has those up to its end that no token before it had. So what a normaliser drops
-    # or an offset leaves out (trimmed spaces) goes to the next token, and a character split over tokens counts once.
+    # Tokens share out the characters: each has those up to its end that no token before it had. So what a normaliser
+    # drops or an offset leaves out (trimmed spaces) goes to the next token, and a character split over tokens counts
+    # once.
     stop_L = np.maximum.accumulate(np.where(added_L, 0, stop_L)) if len(ids) else stop_L
     own = np.flatnonzero(~added_L)
     if len(own):

@@ -67,7 +67,8 @@ def _load(
         if split not in saved:
             raise fail(DataError, dataset, f"has no split '{split}'", did_you_mean(split, list(saved)))
         return saved[split]  # type: ignore[no-any-return]
-    return datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)  # type: ignore[no-any-return]
+    found = datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
+    return found  # type: ignore[no-any-return]
 
 
 def _first_line(error: BaseException) -> str:

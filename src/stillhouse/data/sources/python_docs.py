@@ -33,11 +33,11 @@ def _modules() -> list[Path]:
 def python_docs() -> Iterator[Record]:
     """About two megabytes of technical English that every Python ships: needs no network and no file.
 
-    One document for each topic of ``help()`` (the language reference, shortest first, as the long ones repeat the short),
-    and one for each module of the standard library: its docstring, then those of its classes and functions in the order
-    of the source, each under its name. The modules are parsed, never imported. A paragraph that came before is left out,
-    so that held-out documents are not quoted in the others; then documents below 200 characters are left out too.
-    Another version of Python has other text. Yields ``{"text": …, "name": …}``.
+    One document for each topic of ``help()`` (the language reference, shortest first, as the long ones repeat the
+    short), and one for each module of the standard library: its docstring, then those of its classes and functions in
+    the order of the source, each under its name. The modules are parsed, never imported. A paragraph that came before
+    is left out, so that held-out documents are not quoted in the others; then documents below 200 characters are left
+    out too. Another version of Python has other text. Yields ``{"text": …, "name": …}``.
     """
     seen: set[str] = set()
     for name, text in _texts():

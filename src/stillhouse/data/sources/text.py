@@ -14,12 +14,14 @@ _ENDINGS = (".txt", ".txt.gz", ".md", ".text")
 def text(*, path: str, separator: str | None = None) -> Iterator[Record]:
     r"""Plain text files in UTF-8, also gzipped: each file is a document, or is cut into documents at a separator.
 
-    Yields ``{"text": …}``. Line ends become ``\n``. With a separator, pieces of nothing but white space are left out and
-    the file is read a megabyte at a time; without one, a file is held in memory while it is a document.
+    Yields ``{"text": …}``. Line ends become ``\n``. With a separator, pieces of nothing but white space are left out
+    and the file is read a megabyte at a time; without one, a file is held in memory while it is a document.
 
     Args:
-        path: a file, a folder (its .txt, .text, .md and .txt.gz files at any depth) or a glob such as ``books/**/*.txt``.
-        separator: cut files into documents here, such as ``"\n\n"`` for paragraphs or ``"<|endoftext|>"``; it is not kept.
+        path: a file, a folder (its .txt, .text, .md and .txt.gz files at any depth) or a glob such as
+            ``books/**/*.txt``.
+        separator: cut files into documents here, such as ``"\n\n"`` for paragraphs or ``"<|endoftext|>"``; it is not
+            kept.
 
     Raises:
         DataError: no file matches, a file is empty or not UTF-8.
