@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,18 @@ def hub(
         ) from None
 
 
-def _load(
-    dataset: str, config: str | None, split: str, streaming: bool, revision: str | None
-) -> Iterable[dict[str, Any]]:
+def _load(dataset: str, config: str | None, split: str, streaming: bool, revision: str | None) -> Any:
     import datasets
 
     place = Path(dataset)
     if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
         saved = datasets.load_from_disk(dataset)
         if not isinstance(saved, datasets.DatasetDict):
-            return saved  # type: ignore[no-any-return]
+            return saved
         if split not in saved:
             raise fail(DataError, dataset, f"has no split '{split}'", did_you_mean(split, list(saved)))
-        return saved[split]  # type: ignore[no-any-return]
-    found = datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
-    return found  # type: ignore[no-any-return]
+        return saved[split]
+    return datasets.load_dataset(dataset, config, split=split, streaming=streaming, revision=revision)
 
 
 def _first_line(error: BaseException) -> str:
