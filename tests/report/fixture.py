@@ -284,8 +284,9 @@ def evaluation() -> dict[str, Any]:
         "run": "smol-24m",
         "recipe_fingerprint": "7f3a91c2d04be815",
         "verdict": "INCONCLUSIVE",
-        "sentence": "Not shown to be a replacement for the teacher (2 of 3 gates hold, none failed). Calibration is "
-        "inconclusive: |gap| may be up to 4.41 pp (allowed 5.00), and up to 3.24 pp beyond the teacher's (allowed 3.00).",
+        "sentence": "Not shown to be a replacement for the teacher (2 of 3 gates hold, none failed; undecided: "
+        "calibration (inconclusive)). The student keeps 93.3 % [91.6, 95.0] of the teacher's skill above the unigram floor "
+        "(1.22 bits per byte [1.19, 1.25], teacher 1.12, floor 2.61); asked for: 90 %. |gap| may be up to 4.41 pp (allowed 5.00), and up to 3.24 pp beyond the teacher's (allowed 3.00).",
         "findings": [performance, fidelity, calibration, benefit],
         "models": {
             "teacher": model("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008),
@@ -295,12 +296,12 @@ def evaluation() -> dict[str, Any]:
         },
         "counts": {"documents": 61, "tokens": 19_874, "bytes": 84_210},
         "environment": {"torch": "2.13.0", "threads": 2},
-        "seconds": {"teacher": 118.4, "student": 51.2, "control": 50.9, "before": 51.5, "measures": 9.7},
+        "seconds": {"train student": 2588.1, "train control": 2574.0, "export": 3.2, "evaluate": 281.7},
     }
 
 
 def model(name: str, parameters: int) -> dict[str, Any]:
-    return {"name": name, "parameters": parameters, "bytes": parameters * 4, "tokenizer": "e5ac1f7b"}
+    return {"name": name, "parameters": parameters, "bytes": parameters * 4}
 
 
 def metrics(role: str, steps: int = STEPS) -> list[dict[str, Any]]:
@@ -457,10 +458,10 @@ def poison(folder: Path) -> Path:
                 )
         for one, text in zip(found["estimates"], short, strict=False):
             one["label"] = one["unit"] = text
-    told["models"]["student"]["name"] = told["models"]["student"]["tokenizer"] = NASTY["script"]
+    told["models"]["student"]["name"] = NASTY["script"]
     told["models"]["teacher"]["license"] = "<script>"
     put_json(folder / "evaluation.json", told)
-    put_json(folder / "environment.json", NASTY | {text: "a key" for text in short})
+    put_json(folder / "environment.json", NASTY | dict.fromkeys(short, "a key"))
     put_json(folder / "data" / "manifest.json", {"facts": {"deep": {"deeper": NASTY}}})
     recipe = RECIPE.replace("smol-24m", json.dumps(NASTY["script"] + NASTY["override"]))
     (folder / "recipe.yaml").write_text(recipe.replace("drop_layers", "'<b>x</b> | y'"), encoding="utf-8")

@@ -66,6 +66,12 @@ def test_a_teacher_that_is_no_hub_id_is_no_base_model(run: Path, example: Module
     assert "jane" not in card
 
 
+def test_a_folder_that_looks_like_a_hub_id_is_none(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "HuggingFaceTB" / "SmolLM2-135M-Instruct").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in split(model_card(run))[0]
+
+
 def test_the_body_says_what_how_and_how_well(run: Path) -> None:
     _, body = split(model_card(run))
     headings = [line for line in outside_code(body).split("\n") if line.startswith("#")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from types import ModuleType
 from typing import Any
 
@@ -232,7 +232,7 @@ def test_labels_at_line_ends_never_overlap(html: ModuleType) -> None:
     svg = html.parse(str(charts.line(parsed({"kind": "line", "title": "t", "series": series}), "i")))
     heights = sorted(float(n.attributes["y"]) for n in svg.all("text") if "own" in n.attributes["class"])
     assert len(heights) == 9
-    assert all(b - a >= 14 for a, b in zip(heights, heights[1:], strict=False))
+    assert all(b - a >= 14 for a, b in pairwise(heights))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -246,7 +246,18 @@ def test_hostile_names_stay_text_and_inside(kind: str, width: int, html: ModuleT
             content["series"][0]["points"][0]["x"] = text
         drawn = str(charts._DRAW[kind](parsed(content), "i", width))
         tree = html.parse(drawn)
-        assert {n.tag for n in tree.walk()} <= set("root svg title desc text line path rect g circle".split())
+        assert {n.tag for n in tree.walk()} <= {
+            "root",
+            "svg",
+            "title",
+            "desc",
+            "text",
+            "line",
+            "path",
+            "rect",
+            "g",
+            "circle",
+        }
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", drawn)
         for node in tree.all("text"):
             room = len(node.text) * 5.6  # a typical mean width; the code reckons with more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,9 +41,9 @@ def check_structure(tree: Any) -> None:
             assert node.attributes["href"][1:] in idents
     levels = [int(n.tag[1]) for n in tree.all("h1", "h2", "h3", "h4", "h5", "h6")]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False)), "a heading level is left out"
+    assert all(b <= a + 1 for a, b in pairwise(levels)), "a heading level is left out"
     for svg in tree.all("svg"):
-        assert [c.tag for c in svg.children if not isinstance(c, str)][0] == "title" and svg.children[0].text
+        assert svg.children[0].tag == "title" and svg.children[0].text
         assert svg.attributes.get("role") == "img" or svg.attributes.get("aria-hidden") == "true"
     for figure in tree.all("figure"):
         assert len([n for n in figure.all("svg") if n.attributes.get("role") == "img"]) == 2
@@ -195,6 +196,22 @@ def test_seconds_may_be_of_a_step_or_of_all_steps_so_far() -> None:
     assert page_module.spent([{"seconds": 2.0}, {"seconds": 3.0}, {"seconds": 1.0}, {"validation": {}}]) == 6.0
     assert page_module.spent([{"seconds": 2.0}, {"seconds": 5.0}, {"seconds": 6.0}]) == 6.0
     assert page_module.spent([{"step": 1}]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("One. Two. Three.", "One."),
+        ("It is 1.22 bits [1.19, 1.25]. |gap| is 3.", "It is 1.22 bits [1.19, 1.25]."),
+        ("No end", "No end"),
+        ("Of e.g. this. Über.", "Of e.g. this."),
+        ("", ""),
+    ],
+)
+def test_first_sentence(text: str, first: str) -> None:
+    lead, rest = page_module.first_sentence(text)
+    assert lead == first
+    assert f"{lead} {rest}".strip() == text
 
 
 def test_details_are_there(page: str, html: ModuleType, example: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -46,7 +47,7 @@ def front_matter(run: Run) -> dict[str, Any]:
     if licence:
         out["license"] = licence
     teacher = page.teacher_name(run)
-    if _HUB_ID.fullmatch(teacher):
+    if _HUB_ID.fullmatch(teacher) and not teacher.endswith(".gguf") and not Path(teacher).exists():
         out["base_model"] = teacher
     out["library_name"] = "transformers"
     out["pipeline_tag"] = "text-generation"
@@ -69,7 +70,7 @@ def _what(view: page.Page) -> str:
     text = f"A language model distilled from **{escape_markdown(view.teacher)}** with Stillhouse."
     if size:
         text += f" It is {size.big} ({escape_markdown(size.small)})."
-    return f"{text}\n\n**Verdict: {escape_markdown(view.verdict.word)}.** {escape_markdown(view.sentence)}"
+    return f"{text}\n\n**Verdict: {escape_markdown(view.verdict.word)}.** {escape_markdown(f'{view.sentence} {view.more}')}"
 
 
 def _name(value: Any) -> str:

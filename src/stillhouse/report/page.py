@@ -151,6 +151,7 @@ class Page:
     teacher: str
     verdict: Verdict
     sentence: str
+    more: str
     tally: list[tuple[Verdict, int]]
     held_back: list[Card]
     tiles: list[Tile]
@@ -159,7 +160,7 @@ class Page:
     curves: list[Figure]
     steering: list[Figure]
     roles: list[tuple[str, str]]
-    models: list[tuple[str, str, str, str, str]]
+    models: list[tuple[str, str, str, str]]
     samples: list[Sample]
     manners: list[Manner]
     environment: list[tuple[str, str]]
@@ -211,13 +212,15 @@ def build(run: Run) -> Page:
     models = _models(run)
     student = str(_at(run.evaluation, "models", "student", "name") or run.name)
     verdict, sentence = _judgement(run, cards)
+    lead, more = first_sentence(sentence)
     return Page(
         run=run,
         title=f"{run.name} – Stillhouse report",
         student=_last_name(student),
         teacher=_last_name(teacher_name(run)),
         verdict=verdict,
-        sentence=sentence,
+        sentence=lead,
+        more=more,
         tally=[(v, n) for v, n in tally if n],
         held_back=[c for c in cards if c.verdict.word in ("FAIL", "INCONCLUSIVE", "UNINFORMATIVE")],
         tiles=tiles(run),
@@ -286,6 +289,12 @@ def _judgement(run: Run, cards: Sequence[Card]) -> tuple[Verdict, str]:
         return VERDICTS["NOT MEASURED"], "This run has not been evaluated: nothing is known yet of what was kept."
     sentence = str(run.evaluation.get("sentence") or (cards[0].sentence if cards else ""))
     return verdict_of(run.evaluation.get("verdict")), sentence
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    found = re.search(r"[.!?]\s+(?=[^\W\d_a-z]|\|)", text)
+    return (text[: found.start() + 1], text[found.end() :]) if found else (text, "")
 
 
 @dataclass(frozen=True)
@@ -377,6 +386,7 @@ def _size(run: Run) -> Tile:
 
 
 def _time(run: Run) -> Tile:
+    stages = mapping(run.evaluation.get("seconds"))
     trained = spent(run.metrics)
     if trained is None:
         return Tile("Training time", "not measured", missing="stillhouse run recipe.yaml")
@@ -384,9 +394,8 @@ def _time(run: Run) -> Tile:
     control = spent(run.control)
     if control is not None:
         parts.append(f"control {words.duration(control)}")
-    judged = [s for v in mapping(run.evaluation.get("seconds")).values() if (s := finite(v)) is not None]
-    if judged:
-        parts.append(f"evaluation {words.duration(sum(judged))}")
+    if finite(stages.get("evaluate")) is not None:
+        parts.append(f"evaluation {words.duration(stages['evaluate'])}")
     return Tile("Training time", words.duration(trained), " · ".join(parts))
 
 
@@ -629,21 +638,14 @@ def private(text: str) -> str:
     )
 
 
-def _models(run: Run) -> list[tuple[str, str, str, str, str]]:
+def _models(run: Run) -> list[tuple[str, str, str, str]]:
     found = mapping(run.evaluation.get("models"))
     rows = []
     for role in (*SHOWN_ROLES, *(r for r in found if r not in SHOWN_ROLES)):
         model = mapping(found.get(role))
         if model:
-            rows.append(
-                (
-                    role,
-                    _last_name(str(model.get("name") or words.NOTHING)),
-                    words.magnitude(model.get("parameters")),
-                    words.bytes_of(model.get("bytes")),
-                    _last_name(str(model.get("tokenizer") or words.NOTHING)),
-                )
-            )
+            name = _last_name(str(model.get("name") or words.NOTHING))
+            rows.append((role, name, words.magnitude(model.get("parameters")), words.bytes_of(model.get("bytes"))))
     return rows
 
 
