@@ -217,6 +217,19 @@ def test_ticks_are_round_few_and_at_most_two_decimals() -> None:
             assert len(text.partition(".")[2]) <= 2, (low, high, text)
 
 
+def test_rounded_axes_enclose_and_begin_and_end_at_a_tick() -> None:
+    noise = random.Random(2)
+    for _ in range(2000):
+        low = noise.uniform(-5, 5)
+        high = low + 10 ** noise.uniform(-2, 3)
+        first, last = charts._round((low, high), 5)
+        values = charts.ticks(first, last, 5)
+        near = 1e-5 * (last - first)
+        assert first <= low + near and high <= last + near
+        assert abs(values[0] - first) < near and abs(values[-1] - last) < near
+        assert last - first < 4 * (high - low)
+
+
 def test_tiny_and_huge_axes_say_their_power_of_ten(html: ModuleType) -> None:
     for top, said in ((5e-4, "×10⁻⁴"), (2.5e7, "×10⁶")):
         points = [{"x": i, "y": top * i / 4} for i in range(5)]

@@ -355,15 +355,19 @@ def _domain(values: Iterable[float | None], include: Iterable[float] = (), pad: 
 
 
 def _round(domain: tuple[float, float], count: int) -> tuple[float, float]:
-    """The domain widened to the ticks that enclose it."""
+    """The domain widened until it begins and ends at its own ticks."""
     low, high = domain if domain[1] > domain[0] else (domain[0], domain[0] + 1.0)
-    values = ticks(low, high, count)
-    if len(values) < 2:
-        return low, high
-    step = values[1] - values[0]
-    first = values[0] - step if values[0] - low > 1e-9 * step else values[0]
-    last = values[-1] + step if high - values[-1] > 1e-9 * step else values[-1]
-    return first, last
+    for _ in range(4):  # a wider domain may have a wider step
+        values = ticks(low, high, count)
+        if len(values) < 2:
+            return low, high
+        step = values[1] - values[0]
+        before = (low, high)
+        low = values[0] - step if values[0] - low > 1e-6 * step else values[0]
+        high = values[-1] + step if high - values[-1] > 1e-6 * step else values[-1]
+        if (low, high) == before:
+            break
+    return low, high
 
 
 def _nothing(chart: Chart, ident: str, width: float) -> Markup:
@@ -578,7 +582,7 @@ def line(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     legend, legend_height = (
         _legend([(s.role, _dash(s), s.name) for s, _ in curves], 6.0, width - 12, 2.0) if narrow else (Markup(), 0.0)
     )
-    top = legend_height + (22.0 if chart.y_label else 10.0)
+    top = legend_height + (28.0 if chart.y_label else 10.0)
     bottom = top + (190.0 if narrow else 240.0)
     x_axis = _Axis(*_domain(xs, pad=0.0), left, right - 4, 4 if narrow else 7)
     y_axis = _Axis(*_round(_domain(ys, [m.value for m in chart.marks], pad=0.0), 5), bottom, top, 5)
@@ -591,7 +595,7 @@ def line(chart: Chart, ident: str, width: float = WIDE) -> Markup:
         parts.append(_words(x_axis(value), bottom + 18, text, "middle", "t small"))
     parts.append(_rule(left, bottom, right, bottom, "base"))
     if chart.y_label:
-        parts.append(_words(6.0, top - 9, _fit(y_axis.label(chart.y_label), width - 10), kind="t small"))
+        parts.append(_words(6.0, top - 15, _fit(y_axis.label(chart.y_label), width - 10), kind="t small"))
     parts.append(_words(right, bottom + 35, _fit(x_axis.label(chart.x_label), right - left), "end", "t small"))
     for mark in chart.marks:
         y = y_axis(mark.value)
@@ -687,10 +691,10 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     left = 46.0
     items = [(s.role, _dash(s), s.name) for s in models]
     legend, legend_height = _legend(items, 6.0, width - 12, 2.0) if narrow else (Markup(), 0.0)
-    top = legend_height + 24.0
+    top = legend_height + 28.0
     bottom = top + side
     x_axis, y_axis = _Axis(0.0, 1.0, left, left + side), _Axis(0.0, 1.0, bottom, top)
-    parts = [legend, _words(6.0, top - 10, _fit(chart.y_label or "share correct", width - 10), kind="t small")]
+    parts = [legend, _words(6.0, top - 15, _fit(chart.y_label or "share correct", width - 10), kind="t small")]
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(_rule(left, y_axis(value), left + side, y_axis(value)))
         parts.append(_words(left - 6, y_axis(value) + 4, number(value), "end", "t small"))
