@@ -153,6 +153,24 @@ def test_reliability_draws_the_given_band_or_else_the_binomial_one(html: ModuleT
     assert heights["own"] == pytest.approx(330 * 2 * 1.96 * (0.25 / 400) ** 0.5, abs=0.3)
 
 
+@pytest.mark.parametrize(
+    ("largest", "end"), [(0.07, "0.10"), (0.17, "0.20"), (0.4, "0.50"), (0.7, "1.00"), (1.0, "1.00")]
+)
+def test_reliability_looks_closer_at_models_that_are_never_sure(largest: float, end: str, html: ModuleType) -> None:
+    points = [{"x": largest * i / 20, "y": largest * i / 20, "n": 10**7} for i in range(1, 20)]
+    content = {
+        "kind": "reliability",
+        "title": "t",
+        "series": [{"name": "student", "role": "student", "points": points}],
+    }
+    svg = html.parse(str(charts.reliability(parsed(content), "i")))
+    numbers = [n.text for n in svg.all("text") if re.fullmatch(r"\d\.\d\d", n.text)]
+    assert max(numbers) == end and numbers.count(end) == 2, "one end for both axes"
+    bars = sorted((float(n.attributes["x"]), float(n.attributes["width"])) for n in svg.all("rect"))
+    assert len(bars) == 19
+    assert all(x + width <= right + 0.15 for (x, width), (right, _) in pairwise(bars)), "bars overlap"
+
+
 def test_roles_differ_by_shape_and_dash_not_only_by_colour() -> None:
     shapes = {role: str(charts._marker(role, 8.0, 8.0)) for role in (*charts.ROLES, "other")}
     assert len(set(shapes.values())) == len(shapes)

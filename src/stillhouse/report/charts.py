@@ -693,15 +693,18 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     legend, legend_height = _legend(items, 6.0, width - 12, 2.0) if narrow else (Markup(), 0.0)
     top = legend_height + 28.0
     bottom = top + side
-    x_axis, y_axis = _Axis(0.0, 1.0, left, left + side), _Axis(0.0, 1.0, bottom, top)
-    parts = [legend, _words(6.0, top - 15, _fit(chart.y_label or "share correct", width - 10), kind="t small")]
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_rule(left, y_axis(value), left + side, y_axis(value)))
-        parts.append(_words(left - 6, y_axis(value) + 4, number(value), "end", "t small"))
-        parts.append(_rule(x_axis(value), top, x_axis(value), bottom))
     edge = _null_band(models[0]) if band is None else [_bounds(p) for p in band.points]
-    edge = [e for e in edge if e is not None]
     outline: _Run = [(x, x, low, high) for x, low, high in sorted(e for e in edge if e is not None)]
+    seen = [v for s in models for p in s.points if _numbered(p) for v in (_unit(p.x), _unit(p.y))]
+    seen += [_unit(p.high) for p in models[0].points] + [v for x, _, _, high in outline for v in (x, _unit(high))]
+    end = next(e for e in (0.1, 0.2, 0.5, 1.0) if max(seen) <= e)  # a small model may never be sure: look closer
+    values = [end * i / 5 for i in range(6)]
+    x_axis, y_axis = _Axis(0.0, end, left, left + side), _Axis(0.0, end, bottom, top)
+    parts = [legend, _words(6.0, top - 15, _fit(chart.y_label or "share correct", width - 10), kind="t small")]
+    for value in values:
+        parts.append(_rule(left, y_axis(value), left + side, y_axis(value)))
+        parts.append(_words(left - 6, y_axis(value) + 4, f"{value:.2f}", "end", "t small"))
+        parts.append(_rule(x_axis(value), top, x_axis(value), bottom))
     parts += [_tag("g", {"class": "r-floor"}, *_band(outline, x_axis, y_axis))]
     parts.append(_tag("line", {"x1": left, "y1": bottom, "x2": left + side, "y2": top, "class": "ref"}))
     for series in reversed(models):
@@ -720,8 +723,8 @@ def reliability(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     strip_top, strip_bottom = bottom + 30, bottom + 72
     parts += _count_strip(models[0], x_axis, strip_top, strip_bottom, left)
     parts.append(_words(left + side, strip_bottom + 33, _fit(chart.x_label or "confidence", side), "end", "t small"))
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_words(x_axis(value), strip_bottom + 16, number(value), "middle", "t small"))
+    for value in values:
+        parts.append(_words(x_axis(value), strip_bottom + 16, f"{value:.2f}", "middle", "t small"))
     if not narrow:
         x = left + side + 28
         side_legend, height = _legend(items, x, width - x, top + 4)
@@ -769,13 +772,17 @@ def _count_strip(series: Series, x_axis: _Axis, top: float, bottom: float, left:
     if not known:
         return []
     largest = max(n for _, n in known)
+    places = sorted(x for x, _ in known)
+    thick = max(1.5, min(12.0, *(0.85 * (b - a) for a, b in pairwise(places)), 12.0))  # neighbours do not overlap
     rects = []
     for x, n in known:
         tall = max(1.0, (bottom - top) * n / largest)
-        rects.append(_tag("rect", {"x": x - 6, "y": bottom - tall, "width": 12, "height": tall, "class": "bar"}))
+        rects.append(
+            _tag("rect", {"x": x - thick / 2, "y": bottom - tall, "width": thick, "height": tall, "class": "bar"})
+        )
     return [
         _words(left, top - 6, _fit(f"tokens per bin, {series.name}: at most {largest:,.0f}", 270), kind="t small"),
-        _rule(x_axis(0.0), bottom, x_axis(1.0), bottom, "base"),
+        _rule(x_axis.start, bottom, x_axis.stop, bottom, "base"),
         _tag("g", {"class": f"r-{series.role}"}, *rects),
     ]
 
