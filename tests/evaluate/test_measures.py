@@ -171,6 +171,9 @@ def test_numbers_by_their_definitions(healthy: Items) -> None:
     kl = sorted(healthy.roles["student"].column("kl").tolist())
     assert value(near, "KL from the teacher, mean", "student") == pytest.approx(sum(kl) / len(kl))
     assert value(near, "KL from the teacher, 99th percentile", "student") == kl[math.ceil(0.99 * len(kl)) - 1]
+    curve = next(c for c in near.charts if c.x_label == "percentile").series[0]
+    for p in curve.points:
+        assert p.y == kl[math.ceil(float(p.x) / 100 * len(kl) - 1e-9) - 1]
     alpha = value(near, "acceptance rate", "student") / 100
     assert value(near, "tokens per check of 3 drafted", "student") == pytest.approx((1 - alpha**4) / (1 - alpha))
     help_ = benefit(healthy)

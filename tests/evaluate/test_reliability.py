@@ -60,6 +60,16 @@ def test_null_is_what_perfect_models_score() -> None:
     assert small <= 14
 
 
+def test_null_redraws_each_item_with_its_own_confidence() -> None:
+    """One bin of sure and unsure items: SD of the share right is √(p(1−p)/n) of each, not that of their mean ½."""
+    conf = np.tile([0.1, 0.9], 49)
+    got = reliability.calibration_error(conf, (conf > 0.5).astype(float), replicates=4000)
+    assert got is not None
+    assert len(got.bins) == 1
+    spread = math.sqrt(0.1 * 0.9 / len(conf))
+    assert got.null_mean == pytest.approx(spread * math.sqrt(2 / math.pi), rel=0.06)  # mean of |normal|
+
+
 def test_over_confidence_leaves_the_band() -> None:
     conf, correct = perfect(2000, 1)
     got = reliability.calibration_error(np.clip(conf + 0.1, 0, 1), correct)

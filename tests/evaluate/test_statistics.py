@@ -200,6 +200,14 @@ def test_a_teacher_at_the_floor_is_uninformative() -> None:
     assert verdicts.count("UNINFORMATIVE") >= 195
 
 
+def test_two_and_a_half_standard_errors_are_not_enough() -> None:
+    """Well above the margin, with a lower bound above it, but not surely above the floor."""
+    for distance, expected in ((2.5, "UNINFORMATIVE"), (3.5, "PASS")):
+        spread = np.tile([1.0, -1.0], 200)
+        t = spread + distance * float(np.std(spread, ddof=1)) / 20  # standard error: SD / √400
+        assert st.retention(t, t, 0.0, np.arange(400), margin=0.01).verdict == expected
+
+
 def test_the_margin_alone_makes_uninformative() -> None:
     """Sure to be above the floor, but by too little to matter."""
     rng = np.random.default_rng(0)
