@@ -10,7 +10,7 @@ from stillhouse.data.formats.text import text
 from stillhouse.data.render import NO_LOSS, Rendered, tokenise
 from stillhouse.errors import DataError
 
-from .tiny import make
+from .tiny import CHAT, make
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -64,11 +64,22 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer = make(template=rewriting)
-    with pytest.raises(DataError, match=r"messages\[2\]: the chat template writes this turn's beginning otherwise"):
+    with pytest.raises(DataError, match=r"messages\[2\]: the chat template writes this turn otherwise"):
         chat({"messages": TALK}, tokenizer)
     thinking = rewriting.replace("assistant\n{% endif", "assistant\n<think>{% endif")
     with pytest.raises(DataError, match=r"messages\[1\]"):
         chat({"messages": TALK[1:3]}, make(template=thinking))
+
+
+def test_a_template_that_ends_the_last_turn_otherwise_is_refused() -> None:
+    """The turn's beginning can be found there, but not its end."""
+    closing = CHAT.replace(
+        "<|im_end|>\n", "{% if loop.last and m['role'] == 'assistant' %}<|endoftext|>{% else %}<|im_end|>{% endif %}\n"
+    )
+    tokenizer = make(template=closing)
+    with pytest.raises(DataError, match=r"messages\[2\]: the chat template writes this turn otherwise"):
+        chat({"messages": TALK}, tokenizer)
+    assert said(chat({"messages": TALK[:3]}, tokenizer), tokenizer) == "The fox 🙂<|endoftext|><|im_end|>"
 
 
 def test_errors_of_chat(tokenizer: Any) -> None:

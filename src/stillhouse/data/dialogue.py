@@ -46,7 +46,7 @@ def dialogue(messages: Sequence[Message], tokenizer: Any, *, everything: bool = 
             raise fail(
                 DataError,
                 f"messages[{i}]",
-                "the chat template writes this turn's beginning otherwise in the whole conversation, "
+                "the chat template writes this turn otherwise in the whole conversation, "
                 "so what the assistant said cannot be told apart",
                 "End each conversation after one assistant turn, or use loss: all, or prompt_response with a template.",
             )
