@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import make_batch, make_llama, make_tokenizer
+from shared import make_batch, make_llama, make_tokenizer
 
 from stillhouse import models
 from stillhouse.errors import ModelError

@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> Any:
             stop.print(f"[bold red]{count} things are wrong:[/]")
         for problem in error.problems:
             stop.print(f"[bold red]✗[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 if __name__ == "__main__":

@@ -194,6 +194,7 @@ def load(
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
     classes: int | None = None,
+    name: str | None = None,
     where: str = "model",
     empty: bool = False,
 ) -> Model:
@@ -205,6 +206,7 @@ def load(
         trust_remote_code: run code that lies beside the weights.
         gguf_file: a GGUF file's name inside ``model``.
         classes: load a sequence classifier of so many classes instead of a language model.
+        name: what to call it; from the folder or hub id if not given.
         where: the recipe key to name in errors.
         empty: only the shapes, no weights: parameters lie on the meta device.
 
@@ -241,17 +243,10 @@ def load(
     _shed_quantization(network)
     if local and gguf_file is None:
         _check_rope(folder, network.config, where)
-    loaded = Model(network, tokenizer, _short_name(model, gguf_file))
+    loaded = Model(network, tokenizer, name or _short_name(model, gguf_file))
     if not empty:
         _check_head(loaded, where)
     return loaded
-
-
-def tokenizer_of(model: str, *, revision: str | None = None, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
-    """Only the tokenizer, where the weights are not needed yet."""
-    common = ({"revision": revision} if revision else {}) | ({"gguf_file": gguf_file} if gguf_file else {})
-    with _quiet():
-        return AutoTokenizer.from_pretrained(model, **common)
 
 
 def _short_name(model: str, gguf_file: str | None) -> str:

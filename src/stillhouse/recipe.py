@@ -22,6 +22,10 @@ ALPHA_PRESETS: dict[str, float] = {"high": 0.9, "moderate": 0.6, "low": 0.3}
 """How much of the loss is the teacher's: high 0.8–0.95, moderate 0.5–0.7, low 0.2–0.4; see docs/objective.md for when."""
 
 
+NEUTRAL_TRAINER_KEYS = ("checkpoint_every", "loggers", "device", "threads")
+"""Keys of the trainer that may change between the sittings of a run: they decide no weight (but for rounding)."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused."""
 
@@ -151,8 +155,6 @@ class Trainer(Section):
     """Largest norm of the whole gradient."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the student's layers (weights, head and loss stay in float32); auto measures this machine."""
-    compile: Literal["auto", "on", "off"] = "off"
-    """torch.compile of the layers; auto keeps it only if it is measured to be faster here."""
     gradient_checkpointing: bool = False
     """Recompute the layers in the backward pass: less memory, about a third more time."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -251,9 +253,11 @@ class Recipe(Section):
         return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     def fingerprint(self, *sections: str) -> str:
-        """A hash of what the recipe says (of the named sections only, if any); the run's folder does not count."""
+        """A hash of what the recipe says, or of what some sections say; where it runs and is told of does not count."""
         content = self.to_dict()
         content.pop("run", None)
+        for key in NEUTRAL_TRAINER_KEYS:
+            del content["trainer"][key]
         if sections:
             content = {name: content[name] for name in sections}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

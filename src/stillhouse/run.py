@@ -6,12 +6,14 @@ continues it after any interruption, and answers at once when it is done.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
@@ -59,14 +61,18 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         distributed.barrier()
         clock = Clock(folder, ranks.main)
 
-        master = teacher.load(settings.teacher)
+        with clock("load"):
+            master = teacher.load(settings.teacher)
         say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
-        corpus = prepare(settings, master, folder, console)
+        with clock("data"):
+            corpus = prepare(settings, master, folder, console)
         say(f"Data: {describe(corpus.facts)}", highlight=False)
+        arithmetic = choose_arithmetic(settings, folder, ranks)
+        say(f"Arithmetic: {arithmetic['student'].reason}", highlight=False)
 
-        train_student(settings, master, corpus, folder, ranks, clock, console, control=False)
+        train_student(settings, master, corpus, folder, ranks, clock, arithmetic, console, control=False)
         if settings.evaluate.control:
-            train_student(settings, master, corpus, folder / "control", ranks, clock, console, control=True)
+            train_student(settings, master, corpus, folder / "control", ranks, clock, arithmetic, console, control=True)
 
         if ranks.main:
             if not evaluated(folder, settings):
@@ -196,6 +202,7 @@ def train_student(
     folder: Path,
     ranks: distributed.Ranks,
     clock: Clock,
+    arithmetic: dict[str, machine.Choice],
     console: Console | None,
     *,
     control: bool,
@@ -210,13 +217,14 @@ def train_student(
     with clock(f"train {name}"):
         trainer.train(
             learner,
-            None if control else teacher.Teacher(master),
+            None if control else teaching(master, arithmetic["teacher"], ranks),
             WithoutBytes(corpus.train),
             WithoutBytes(corpus.validation),
             settings.trainer,
             folder,
             fingerprint=settings.fingerprint(*DECIDES_WEIGHTS) + name,
             ranks=ranks,
+            choice=arithmetic["student"],
             console=console,
             name=name,
         )
@@ -231,6 +239,29 @@ def train_student(
         distributed.barrier()
 
 
+def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.Ranks) -> dict[str, machine.Choice]:
+    """The types to compute in, measured once a run: a run that goes on, on this machine or another, keeps to them."""
+    path = folder / "arithmetic.json"
+    machine.set_threads(settings.trainer.threads)
+
+    def choose() -> dict[str, dict[str, str]]:
+        asked = {"student": settings.trainer.dtype, "teacher": settings.teacher.dtype}
+        found = {who: machine.choose_dtype(dtype, ranks.device).to_dict() for who, dtype in asked.items()}
+        write_json(path, found)
+        return found
+
+    chosen = (read_json(path, None) or choose()) if ranks.main else None
+    return {who: machine.Choice(**choice) for who, choice in distributed.from_main(chosen).items()}
+
+
+def teaching(master: Model, choice: machine.Choice, ranks: distributed.Ranks) -> teacher.Teacher:
+    """A teacher of its own for training: where the student computes, split over the processes if there are several."""
+    copied = master if ranks.world == 1 and ranks.device.type == "cpu" else copy.deepcopy(master).to(ranks.device)
+    copied.set_compute_dtype(choice.torch)
+    distributed.shard(copied, copied.layers, ranks)
+    return teacher.Teacher(copied)
+
+
 def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
     """Whether the evaluation that the recipe asks for is there."""
     there = read_json(folder / "evaluation.json", {})
@@ -239,13 +270,14 @@ def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
 
 def collect(folder: Path, settings: recipe.Recipe, master: Model, corpus: data.Corpus, console: Console | None) -> None:
     """Load what is to be compared, one role at a time, and fill the item table."""
+    master.set_compute_dtype(torch.float32)
     loaders: dict[str, Callable[[], Model]] = {
         "teacher": lambda: master,
         "before": lambda: student.build(settings.student, master, settings.trainer.seed),
-        "student": lambda: models.load(str(folder / "student")),
+        "student": lambda: models.load(str(folder / "student"), name=settings.name),
     }
     if (folder / "control" / "student" / "config.json").is_file():
-        loaders["control"] = lambda: models.load(str(folder / "control" / "student"))
+        loaders["control"] = lambda: models.load(str(folder / "control" / "student"), name=f"{settings.name}-control")
     batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
     counts_V = corpus.train.label_counts(master.outcomes)
     end = end_token(master.tokenizer, settings.data.end_token)

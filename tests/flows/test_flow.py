@@ -9,14 +9,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LINES, make_llama, make_tokenizer
+from shared import LINES, make_llama, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import stillhouse
 from stillhouse.evaluate import records
 from stillhouse.run import load_resolved
 
-WORDS = ["still", "water", "grain", "malt", "mash", "oak", "cask", "spirit", "copper", "worm", "tun", "wash", "low", "cut"]
+WORDS = [
+    "still",
+    "water",
+    "grain",
+    "malt",
+    "mash",
+    "oak",
+    "cask",
+    "spirit",
+    "copper",
+    "worm",
+    "tun",
+    "wash",
+    "low",
+    "cut",
+]
 
 
 def documents(count: int, seed: int = 0) -> list[str]:

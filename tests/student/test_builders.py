@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_batch, make_llama, make_tokenizer
+from shared import make_batch, make_llama, make_tokenizer
 
 from stillhouse.errors import ModelError
 from stillhouse.models import Model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import toy
-from conftest import make_batch, make_llama, make_tokenizer
+from shared import make_batch, make_llama, make_tokenizer
 
 from stillhouse.objective import Learner
 from stillhouse.recipe import Objective

@@ -35,7 +35,7 @@ class Llamas:
     """A live teacher, split over the processes as the student is."""
 
     def __init__(self, ranks) -> None:
-        from conftest import make_llama, make_tokenizer
+        from shared import make_llama, make_tokenizer
 
         self.model = make_llama(make_tokenizer(), layers=3, seed=9).requires_grad_(False)
         distributed.shard(self.model, self.model.layers, ranks)
@@ -53,7 +53,7 @@ class Llamas:
 
 def llama_learner(ranks):
     """The real student and objective, tied, chunked, closed-form gradient and all."""
-    from conftest import make_llama, make_tokenizer
+    from shared import make_llama, make_tokenizer
 
     from stillhouse.objective import Learner
     from stillhouse.recipe import Objective
@@ -62,7 +62,7 @@ def llama_learner(ranks):
 
 
 def real_batches():
-    from conftest import make_batch
+    from shared import make_batch
 
     return [
         make_batch(lengths, 300, seed=i, every=e) for i, (lengths, e) in enumerate([([9, 4], 1), ([12], 5), ([3], 2)])

@@ -424,9 +424,6 @@ def _prepare(learner: nn.Module, section: Trainer, ranks: Ranks) -> None:
             network.activation_checkpointing_enable()
         except ValueError as error:
             raise fail(RecipeError, "trainer.gradient_checkpointing", str(error), "Set it to false.") from None
-    if section.compile == "on":
-        for layer in layers:
-            layer.compile(dynamic=True)
     distributed.shard(learner, layers, ranks)
 
 
