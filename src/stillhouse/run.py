@@ -110,7 +110,7 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = teacher.load(settings.teacher)
-                corpus = data.prepare(settings.data, master.tokenizer, folder / "data")
+                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
                 collect(folder, settings, master, corpus, console)
         return judge(folder, settings, clock.seconds)
 
@@ -189,10 +189,12 @@ def prepare(settings: recipe.Recipe, master: Model, folder: Path, console: Conso
     corpora = []
 
     def make() -> None:
-        corpora.append(data.prepare(settings.data, master.tokenizer, folder / "data", progress=_teller(console)))
+        corpora.append(
+            data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=_teller(console))
+        )
 
     distributed.together(make)
-    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data")
+    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
 
 
 def train_student(

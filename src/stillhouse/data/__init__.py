@@ -64,12 +64,20 @@ class _Reader:
 
     where: str
     source: Callable[..., Iterator[Record]]
+    given: tuple[Any, ...]
     source_options: dict[str, Any]
     format: Callable[..., Rendered]
     format_options: dict[str, Any]
 
 
-def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, progress: Report | None = None) -> Corpus:
+def prepare(
+    section: Data,
+    tokenizer: Any,
+    folder: str | os.PathLike[str],
+    *,
+    teacher: Any = None,
+    progress: Report | None = None,
+) -> Corpus:
     """Read the sources and make a corpus of them in a folder; or open the one there, if it was made of the same.
 
     The same means: the recipe's section, the tokenizer's content, the code of the strategies, and the size and time of
@@ -82,6 +90,7 @@ def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, pr
         section: the recipe's section.
         tokenizer: a fast tokenizer of transformers, the student's.
         folder: the run's data folder; written whole or not at all.
+        teacher: the model that writes, for the sources that take one.
         progress: called with what is being done, a few times a second at most.
 
     Raises:
@@ -90,7 +99,7 @@ def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, pr
     """
     folder = Path(folder)
     end = end_token(tokenizer, section.end_token)
-    readers = _readers(section)
+    readers = _readers(section, teacher)
     made_of = _made_of(section, readers, tokenizer, end)
     facts = _facts_if_same(folder, made_of)
     if facts is None:
@@ -101,14 +110,16 @@ def prepare(section: Data, tokenizer: Any, folder: str | os.PathLike[str], *, pr
     return _open(folder, section.block, facts)
 
 
-def _readers(section: Data) -> list[_Reader]:
+def _readers(section: Data, teacher: Any) -> list[_Reader]:
     readers = []
     for i, source in enumerate(section.sources):
         where = f"data.sources.{i}"
         read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
         options = check_options(read, source.options, where)
         format_options = check_options(form, source.format.options, f"{where}.format")
-        readers.append(_Reader(f"{where} ({source.name})", read, options, form, format_options))
+        given = (teacher,) if "teacher" in inspect.signature(read).parameters else ()
+        assert None not in given, f"{source.name} needs a teacher"
+        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options))
     return readers
 
 
@@ -306,7 +317,7 @@ def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Ren
 
 
 def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
-    records = reader.source(**reader.source_options)
+    records = reader.source(*reader.given, **reader.source_options)
     for number in itertools.count(1):
         try:
             record = next(records, None)
