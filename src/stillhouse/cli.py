@@ -89,11 +89,10 @@ def inspect(
 
     This is what a student learns from: not only the likeliest token, but how likely all the others are.
     """
-    from stillhouse.recipe import as_teacher
     from stillhouse.teacher.distribution import inspect as verb
     from stillhouse.teacher.picture import draw, show
 
-    found = verb(as_teacher(teacher), prompt, temperatures=tuple(temperature or (1.0, 2.0, 4.0)), top=top)
+    found = verb(teacher, prompt, temperatures=tuple(temperature or (1.0, 2.0, 4.0)), top=top)
     show(found, Console())
     if plot is not None:
         draw(found, plot)
@@ -121,7 +120,9 @@ def list_(kind: Annotated[str | None, typer.Argument(help="Only this kind.")] = 
 def evaluate(
     run: RunFolder,
     judge: Annotated[bool, typer.Option("--judge", help="New verdicts from the stored table; loads no model.")] = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 0 PASS, 1 FAIL, 2 undecided: for scripts.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="For scripts: exit 0 PASS, 1 FAIL, 2 undecided, 3 error.")
+    ] = False,
 ) -> None:
     """Compare a run's student with its teacher on held-out text, again."""
     from stillhouse.evaluate.gates import exit_code
@@ -129,7 +130,12 @@ def evaluate(
     from stillhouse.run import evaluate as verb
 
     console = Console()
-    found = verb(run, judge_only=judge, console=console)
+    try:
+        found = verb(run, judge_only=judge, console=console)
+    except StillhouseError as error:
+        if gate:  # 2 means undecided there
+            error.exit_code = 3
+        raise
     page = write(run)
     console.print(f"[bold]{found['verdict']}[/] {escape(found['sentence'])}\nReport: {page}", highlight=False)
     if gate:
@@ -171,7 +177,7 @@ def main(arguments: list[str] | None = None) -> Any:
             stop.print(f"[bold red]{count} things are wrong:[/]")
         for problem in error.problems:
             stop.print(f"[bold red]✗[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ class Problem:
 class StillhouseError(Exception):
     """A mistake or a limit the user can act on. The command line prints it and exits with 2, without a traceback."""
 
+    exit_code = 2
+    """What the command line exits with."""
+
     def __init__(self, *problems: Problem) -> None:
         self.problems: tuple[Problem, ...] = problems
         super().__init__("\n".join(str(p) for p in problems))

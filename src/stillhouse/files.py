@@ -87,3 +87,8 @@ def sha256_file(path: Path) -> str:
 def read_json(path: Path, default: Any) -> Any:
     """What a JSON file holds, or the default where there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+def cache_folder() -> Path:
+    """Where things lie that can be made again: ``$XDG_CACHE_HOME/stillhouse``, or ``~/.cache/stillhouse``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"

@@ -243,14 +243,10 @@ def load(
     _shed_quantization(network)
     if local and gguf_file is None:
         _check_rope(folder, network.config, where)
-    loaded = Model(network, tokenizer, name or _short_name(model, gguf_file))
+    loaded = Model(network, tokenizer, name or folder.name or model)
     if not empty:
         _check_head(loaded, where)
     return loaded
-
-
-def _short_name(model: str, gguf_file: str | None) -> str:
-    return re.sub(r"(\.[IQF]?\d\w*)?\.gguf$", "", gguf_file) if gguf_file else Path(model).name or model
 
 
 def _check_folder(folder: Path, where: str) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stillhouse.files import cache_folder
+
 _FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
@@ -190,7 +192,7 @@ def _library() -> ctypes.CDLL | None:
     key = hashlib.sha256(
         source.read_bytes() + repr((_FLAGS, compiler, platform.machine(), _cpu())).encode()
     ).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
+    folder = cache_folder()
     target = folder / f"rows-{key[:16]}.so"
     try:
         if not target.exists():

@@ -43,12 +43,16 @@ class Inspection:
 
 @torch.no_grad()
 def inspect(
-    teacher: Model | recipe.Teacher, prompt: str, *, temperatures: Sequence[float] = (1.0, 2.0, 4.0), top: int = 10
+    teacher: Model | recipe.Teacher | str,
+    prompt: str,
+    *,
+    temperatures: Sequence[float] = (1.0, 2.0, 4.0),
+    top: int = 10,
 ) -> Inspection:
     """Look at what a teacher would say after a prompt: soft targets made visible.
 
     Args:
-        teacher: the model, or a recipe's section that names it.
+        teacher: the model, a recipe's section that names it, or what a recipe may say in a word: hub id, folder, file.
         prompt: the text before; empty for the start of a document.
         temperatures: logits are divided by each.
         top: how many tokens to name.
@@ -57,7 +61,8 @@ def inspect(
         ModelError: the teacher cannot be loaded.
 
     """
-    model = teacher if isinstance(teacher, Model) else load(teacher)
+    section = recipe.as_teacher(teacher) if isinstance(teacher, str) else teacher
+    model = section if isinstance(section, Model) else load(section)
     ids = model.tokenizer(prompt, return_tensors="pt").input_ids
     if not ids.numel():
         start = model.tokenizer.bos_token_id or model.tokenizer.eos_token_id or 0

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
+
+import transformers
 
 from stillhouse import models
 from stillhouse.errors import ModelError, did_you_mean, fail
+from stillhouse.files import atomic_folder, cache_folder, sha256_file
 
 
 def gguf(*, model: str, empty: bool = False) -> models.Model:
     """A GGUF file, its weights brought back to float32; pkg:NAME takes the one inside an installed Python package.
+
+    Reading the format is slow (half a minute for 135 million parameters), so what was read is kept as safetensors in the
+    user's cache (``XDG_CACHE_HOME``, else ``~/.cache``, in ``stillhouse/``), under the file's hash; it may be deleted any time.
 
     Args:
         model: the file, or ``pkg:NAME``.
@@ -21,8 +28,17 @@ def gguf(*, model: str, empty: bool = False) -> models.Model:
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.gguf")]) if path.parent.is_dir() else ""
         raise fail(ModelError, "teacher.model", f"there is no file '{path}'", near)
-    _check_whole(path)
-    return models.load(str(path.parent), gguf_file=path.name, where="teacher.model", empty=empty)
+    folder = cache_folder() / f"gguf-{sha256_file(path)[:16]}-transformers-{transformers.__version__}"
+    name = re.sub(r"(\.[IQF]?\d\w*)?\.gguf$", "", path.name)
+    if not (folder / "config.json").is_file():
+        _check_whole(path)
+        read = models.load(str(path.parent), gguf_file=path.name, name=name, where="teacher.model")
+        try:
+            with atomic_folder(folder) as writing:
+                read.save(writing)
+        except OSError:  # no room, or no home: read it again next time
+            return models.load(str(path.parent), gguf_file=path.name, name=name, empty=True) if empty else read
+    return models.load(str(folder), name=name, where="teacher.model", empty=empty)
 
 
 def _inside_package(package: str) -> Path:
