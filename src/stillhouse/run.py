@@ -61,9 +61,11 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         distributed.barrier()
         clock = Clock(folder, ranks.main)
 
+        say("Loading the teacher …")
         with clock("load"):
             master = teacher.load(settings.teacher)
         say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
+        say("Preparing the text …")
         with clock("data"):
             corpus = prepare(settings, master, folder, console)
         say(f"Data: {describe(corpus.facts)}", highlight=False)

@@ -26,7 +26,7 @@ def benefit(items: Items) -> Finding:
 
     Args:
         items: the table; student and control are needed for a verdict.
-    """  # noqa: D400
+    """
     if not items.has("student"):
         return wording.not_measured("benefit", _QUESTION, "the student was not scored")
     if items.documents < 2:

@@ -27,7 +27,7 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
         largest: pp that |g| may be.
         beyond_teacher: pp by which |g| may exceed the teacher's.
         seed: of the null band.
-    """  # noqa: D400
+    """
     for role in ("student", "teacher"):
         if not items.has(role, "conf", "correct"):
             return wording.not_measured("calibration", _QUESTION, f"the {role}'s confidences were not scored")

@@ -26,7 +26,7 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
         items: the table; the student's kl, agree and accept are needed.
         draft: γ, tokens drafted before the teacher checks them.
         seed: of the bootstrap of median and percentile.
-    """  # noqa: D400
+    """
     if not items.has("student", *_NEEDED):
         return wording.not_measured(
             "fidelity", _QUESTION, "the student was not compared with the teacher token by token"

@@ -20,7 +20,7 @@ def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -
         items: the table; roles teacher, student and floor are needed.
         retention: the share that must be kept.
         margin: bits per byte (nats per item without bytes) by which the teacher must surely be above the floor.
-    """  # noqa: D400
+    """
     for role in ("teacher", "student", "floor"):
         if not items.has(role):
             return wording.not_measured("performance", _QUESTION, f"the {role} was not scored")
