@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stillhouse import recipe
 from stillhouse.errors import Problem, RecipeError, StillhouseError
 from stillhouse.find import check_options, find
+
+if TYPE_CHECKING:
+    from stillhouse.models import Model
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def machine_problems(settings: recipe.Recipe) -> list[Problem]:
     return problems
 
 
-def costs(settings: recipe.Recipe, *, measure: bool = True) -> Costs:
+def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Model | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
     Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
@@ -138,14 +141,17 @@ def costs(settings: recipe.Recipe, *, measure: bool = True) -> Costs:
     Args:
         settings: a checked recipe.
         measure: time this machine's matrix products for an estimate of seconds.
+        loaded: the teacher, where it is in memory already.
 
     Raises:
         ModelError: teacher or student cannot be made.
 
     """
+    import torch
+
     from stillhouse import machine, student, teacher
 
-    master = teacher.load(settings.teacher, empty=True)
+    master = loaded or teacher.load(settings.teacher, empty=True)
     pupil = student.build(settings.student, master)
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
@@ -156,7 +162,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True) -> Costs:
     seconds = None
     if measure:
         machine.set_threads(settings.trainer.threads)
-        rate = machine.measure_gemm(torch_dtype(), "cpu")
+        rate = machine.measure_gemm(torch.float32, "cpu")
         seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
     recompute = settings.trainer.gradient_checkpointing
     width = getattr(pupil.config, "hidden_size", 512)
@@ -174,10 +180,3 @@ def costs(settings: recipe.Recipe, *, measure: bool = True) -> Costs:
 
 OVERHEAD = 1.2
 """Time of a step over the time of its matrix products alone."""
-
-
-def torch_dtype() -> Any:
-    """The type that is timed; the estimate is on the careful side where bfloat16 would be chosen."""
-    import torch
-
-    return torch.float32

@@ -58,6 +58,7 @@ def check(
     """Tell what is wrong with a recipe and what it will cost, without loading weights."""
     from stillhouse.check import check as verb
     from stillhouse.check import costs
+    from stillhouse.progress import duration
     from stillhouse.recipe import load
 
     settings = load(recipe, overrides or ())
@@ -156,13 +157,6 @@ def schema() -> None:
     from stillhouse.recipe import schema as verb
 
     sys.stdout.write(json.dumps(verb(), indent=2) + "\n")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -51,3 +51,10 @@ def bar(console: Console | None, what: str, total: int, unit: str) -> Iterator[C
 
         yield advance
         console.print(f"{what}: {total:,} {unit} in {time.monotonic() - began:.0f} s", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

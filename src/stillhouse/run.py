@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check
+from stillhouse.check import check, costs
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.render import end_token
 from stillhouse.errors import RunError, fail
@@ -26,6 +26,7 @@ from stillhouse.evaluate import judge
 from stillhouse.files import read_json, write_json, write_text
 from stillhouse.models import Model
 from stillhouse.objective import Learner
+from stillhouse.progress import duration
 from stillhouse.report import report
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
@@ -65,6 +66,9 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         with clock("load"):
             master = teacher.load(settings.teacher)
         say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
+        if console and ranks.main and not evaluated(folder, settings):
+            seconds = costs(settings, loaded=master).seconds or 0.0
+            say(f"Training takes about {duration(seconds)} here in float32, less in bfloat16", highlight=False)
         say("Preparing the text …")
         with clock("data"):
             corpus = prepare(settings, master, folder, console)
