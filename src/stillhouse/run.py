@@ -24,9 +24,10 @@ from stillhouse.errors import RunError, fail
 from stillhouse.evaluate import collect as collect_items
 from stillhouse.evaluate import judge
 from stillhouse.files import read_json, write_json, write_text
+from stillhouse.find import check_options, find
 from stillhouse.models import Model
 from stillhouse.objective import Learner
-from stillhouse.progress import duration
+from stillhouse.progress import duration, timed
 from stillhouse.report import report
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
@@ -62,16 +63,14 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         distributed.barrier()
         clock = Clock(folder, ranks.main)
 
-        say("Loading the teacher …")
         with clock("load"):
-            master = teacher.load(settings.teacher)
+            master = load_teacher(settings, console if ranks.main else None)
         say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
         if console and ranks.main and not evaluated(folder, settings):
             seconds = costs(settings, loaded=master).seconds or 0.0
             say(f"Training takes about {duration(seconds)} here in float32, less in bfloat16", highlight=False)
-        say("Preparing the text …")
         with clock("data"):
-            corpus = prepare(settings, master, folder, console)
+            corpus = prepare(settings, master, folder, console if ranks.main else None)
         say(f"Data: {describe(corpus.facts)}", highlight=False)
         arithmetic = choose_arithmetic(settings, folder, ranks)
         say(f"Arithmetic: {arithmetic['student'].reason}", highlight=False)
@@ -115,7 +114,7 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 way_out = f"Finish the run first: stillhouse run {folder / 'recipe.yaml'}"
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
-                master = teacher.load(settings.teacher)
+                master = load_teacher(settings, console)
                 corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
                 collect(folder, settings, master, corpus, console)
         return judge(folder, settings, clock.seconds)
@@ -190,14 +189,23 @@ def claim(folder: Path, settings: recipe.Recipe) -> None:
         ) from None
 
 
+def load_teacher(settings: recipe.Recipe, console: Console | None) -> Model:
+    """The teacher, with the time it takes shown."""
+    source = find("teacher", settings.teacher.name, "teacher")
+    options = check_options(source, settings.teacher.options, "teacher")
+    with timed(console, "Loading the teacher", getattr(source, "takes", lambda _: None)(options)):
+        return teacher.load(settings.teacher)
+
+
 def prepare(settings: recipe.Recipe, master: Model, folder: Path, console: Console | None) -> data.Corpus:
     """The corpus; one process makes it, the others open it."""
     corpora = []
 
     def make() -> None:
-        corpora.append(
-            data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=_teller(console))
-        )
+        with timed(console, "Preparing the text") as tell:
+            corpora.append(
+                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=tell)
+            )
 
     distributed.together(make)
     return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
@@ -299,17 +307,3 @@ def describe(facts: dict[str, Any]) -> str:
         f"{facts[side]['documents']:,} documents, {facts[side]['tokens']:,} tokens {word}"
         for side, word in zip(sides, ("to learn from", "held out"), strict=True)
     )
-
-
-def _teller(console: Console | None) -> Callable[[str, int, int | None], None]:
-    """Tell of the data stage: a line every few seconds."""
-    last = 0.0
-
-    def tell(text: str, done: int, total: int | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if console is not None and now - last > 5.0:
-            last = now
-            console.print(f"{text}: {done:,}{f' of {total:,}' if total else ''}", highlight=False)
-
-    return tell

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -288,15 +289,24 @@ def test_errors_of_options_name_their_key(tokenizer: Any, tmp_path: Path) -> Non
 
 
 def test_progress_is_told_rarely(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(np.arange(0, 1000, 0.1).tolist())
-    monkeypatch.setattr("stillhouse.data.time.monotonic", lambda: next(clock))
-    told: list[tuple[str, int, int | None]] = []
-    ROWS[:] = [{"text": t} for t in documents(30)]
+    now = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += 0.01
+        return now
+
+    monkeypatch.setattr("stillhouse.data.time.monotonic", monotonic)
+    told: list[tuple[float, str]] = []
+    ROWS[:] = [{"text": t} for t in documents(200)]
     section = Data.model_validate({"sources": HERE, "block": 8})
-    prepare(section, tokenizer, tmp_path / "data", progress=lambda *a: told.append(a))
-    assert 3 <= len(told) <= 15
-    assert told[-1] == ("read documents", 30, 30)
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    prepare(section, tokenizer, tmp_path / "data", progress=lambda text, left, at_least: told.append((now, text)))
+    times = [at for at, _ in told[:-1]]
+    assert len(times) >= 10
+    assert all(b - a >= 0.3 for a, b in itertools.pairwise(times))
+    assert told[-1][1] == "200 documents"
+    counts = [int(text.split()[0]) for _, text in told]
+    assert counts == sorted(counts)
 
 
 # ---- the demo's tokenizer

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillhouse.data import pace
 from stillhouse.data.reading import Record
 from stillhouse.data.render import NO_LOSS, Rendered, end_token, fingerprint, fit, tokenise
 from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column
@@ -33,8 +34,8 @@ from stillhouse.recipe import Data
 if TYPE_CHECKING:
     from stillhouse.data.pieces import Pieces
 
-Report = Callable[[str, int, int | None], None]
-"""``progress(text, done, total)``; total is None where it is not known."""
+Report = Callable[[str, float | None, bool], None]
+"""``progress(text, left, at_least)``: what is done; seconds left, None where that is not known; whether it may be more."""
 
 _FORMAT = 1
 """Version of the arrays on disk."""
@@ -68,6 +69,7 @@ class _Reader:
     source_options: dict[str, Any]
     format: Callable[..., Rendered]
     format_options: dict[str, Any]
+    pace: pace.Pace
 
 
 def prepare(
@@ -91,7 +93,7 @@ def prepare(
         tokenizer: a fast tokenizer of transformers, the student's.
         folder: the run's data folder; written whole or not at all.
         teacher: the model that writes, for the sources that take one.
-        progress: called with what is being done, a few times a second at most.
+        progress: called with what is done and the seconds left, a few times a second at most.
 
     Raises:
         DataError: a source cannot be read, a record not used, or there is too little to learn from.
@@ -117,9 +119,11 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
         read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
         options = check_options(read, source.options, where)
         format_options = check_options(form, source.format.options, f"{where}.format")
-        given = (teacher,) if "teacher" in inspect.signature(read).parameters else ()
+        own = pace.Pace()
+        possible = {"teacher": teacher, "tell": own.tell}
+        given = tuple(possible[name] for name in inspect.signature(read).parameters if name in possible)
         assert None not in given, f"{source.name} needs a teacher"
-        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options))
+        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options, own))
     return readers
 
 
@@ -276,17 +280,28 @@ def _build(
     began = reported = time.monotonic()
     with ExitStack() as stack:
         builder = _Builder(section, tokenizer, end, folder, stack)
+        paces = [reader.pace for reader in readers]
+
+        def report() -> None:
+            nonlocal reported
+            now = time.monotonic()
+            if now - reported >= _SECONDS_BETWEEN_REPORTS:
+                reported = now
+                documents = builder.documents + len(builder.waiting)
+                left, at_least = pace.left(paces, documents, section.max_documents)
+                progress(_counted(documents, left, now - began), left, at_least)
+
+        for each in paces:
+            each.told = report  # a record may take a minute
         for where, rendered in _rendered(readers, tokenizer):
             builder.add(where, rendered)
             if section.max_documents is not None and builder.documents + len(builder.waiting) >= section.max_documents:
                 builder.flush()  # some that wait may be dropped: count what is really there
                 if builder.documents >= section.max_documents:
                     break
-            if time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                progress("reading documents", builder.documents + len(builder.waiting), section.max_documents)
+            report()
         builder.flush()
-    progress("read documents", builder.documents, builder.documents)
+    progress(_counted(builder.documents, 0.0, time.monotonic() - began), 0.0, False)
     _refuse_too_little(builder.documents, builder.counts)
     documents = column(folder, "documents", writable=True)
     _split(documents, section.validation)
@@ -304,16 +319,24 @@ def _build(
     return facts
 
 
+def _counted(documents: int, left: float | None, seconds: float) -> str:
+    """How many documents; and at what rate, where that is all there is to judge the time left by."""
+    rate = f", {documents / seconds:,.0f} a second" if left is None and documents >= seconds > 0.0 else ""
+    return f"{documents:,} document{'' if documents == 1 else 's'}{rate}"
+
+
 def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
     """The records of all sources in turn, so that a limit on documents does not starve the later ones."""
-    streams = [_render_source(reader, tokenizer) for reader in readers]
+    streams = [(_render_source(reader, tokenizer), reader.pace) for reader in readers]
     while streams:
-        for stream in list(streams):
-            item = next(stream, None)
-            if item is None:
-                streams.remove(stream)
-            else:
-                yield item
+        for stream, own in list(streams):
+            with own.turn():
+                item = next(stream, None)
+                if item is None:
+                    own.finished = True
+                    streams.remove((stream, own))
+                else:
+                    yield item  # within its turn: what is made of the record counts too
 
 
 def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rendered]]:

@@ -16,6 +16,9 @@ from stillhouse.errors import DataError, did_you_mean, fail
 Record = dict[str, Any]
 """What a source yields: one example's fields."""
 
+Tell = Callable[[float], None]
+"""What a source calls with the share of its work that is done, from 0 to 1."""
+
 _CHUNK = 1 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -28,6 +31,24 @@ def reads(inputs: Callable[[dict[str, Any]], list[Path]]) -> Callable[[_F], _F]:
         return function
 
     return mark
+
+
+def untold(share: float) -> None:
+    """Nobody wants to know how far a source has come."""
+
+
+def in_turn(paths: list[Path], tell: Tell) -> Iterator[tuple[Path, Tell]]:
+    """Each file with what to call with the share of it that is done; of all files together, by size, ``tell`` is told."""
+    sizes = [path.stat().st_size for path in paths]
+    total, before = max(sum(sizes), 1), 0
+    for path, size in zip(paths, sizes, strict=True):
+
+        def tell_of_it(share: float, before: int = before, size: int = size) -> None:
+            tell((before + share * size) / total)
+
+        yield path, tell_of_it
+        before += size
+    tell(1.0)
 
 
 def matching(path: str, endings: tuple[str, ...]) -> list[Path]:
@@ -71,24 +92,28 @@ def opened(path: Path) -> BinaryIO:
         raise fail(DataError, str(path), f"cannot be read: {error.strerror}") from None
 
 
-def chunks(path: Path) -> Iterator[bytes]:
-    """A file's bytes, a megabyte at a time.
+def chunks(path: Path, tell: Tell = untold) -> Iterator[bytes]:
+    """A file's bytes, a megabyte at a time; ``tell`` is told of a part when the next is asked for, as it is used then.
 
     Raises:
         DataError: a .gz file is damaged.
     """
     with opened(path) as file:
+        packed = getattr(file, "fileobj", file)  # of a .gz, how far its packed bytes were read
+        size, used = max(path.stat().st_size, 1), 0
         while True:
+            tell(min(used / size, 1.0))
             try:
                 chunk = file.read(_CHUNK)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise fail(DataError, str(path), f"is not a whole gzip file: {error}", "Fetch it again.") from None
             if not chunk:
                 return
+            used = packed.tell()
             yield chunk
 
 
-def decoded(path: Path) -> Iterator[str]:
+def decoded(path: Path, tell: Tell = untold) -> Iterator[str]:
     r"""A file's text in parts, a megabyte at a time; ``\r\n`` becomes ``\n``, a byte order mark is left out.
 
     Raises:
@@ -97,7 +122,7 @@ def decoded(path: Path) -> Iterator[str]:
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     read = 0
     try:
-        for chunk in chunks(path):
+        for chunk in chunks(path, tell):
             read += len(chunk)
             yield decoder.decode(chunk)
         yield decoder.decode(b"", final=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillhouse.data.reading import Record, reads
+from stillhouse.data.reading import Record, Tell, reads, untold
 from stillhouse.errors import DataError, did_you_mean, fail
 
 
@@ -17,6 +17,7 @@ def _inputs(options: dict[str, Any]) -> list[Path]:
 
 @reads(_inputs)
 def hub(
+    tell: Tell = untold,
     *,
     dataset: str,
     config: str | None = None,
@@ -27,6 +28,7 @@ def hub(
     """A dataset of the Hugging Face hub, or a local folder of one; code in a dataset is never run.
 
     Args:
+        tell: called with the share of the rows that was read; never if it is streamed, as its length is not known then.
         dataset: an id such as ``HuggingFaceFW/fineweb-edu``; a folder of data files; or a folder that
             ``Dataset.save_to_disk`` has written.
         config: which of the dataset's configurations.
@@ -38,7 +40,13 @@ def hub(
         DataError: there is no such dataset, configuration or split, or the hub cannot be reached.
     """
     try:
-        yield from map(dict, _load(dataset, config, split, streaming, revision))
+        rows = _load(dataset, config, split, streaming, revision)
+        length = len(rows) if hasattr(rows, "__len__") else None
+        for number, row in enumerate(rows):
+            if length:
+                tell(number / length)
+            yield dict(row)
+        tell(1.0)
     except DataError:
         raise
     # `datasets` has no common base for what it raises; each of these carries a message made for its user

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from stillhouse.data.reading import Record, chunks, files, matching, not_utf8, reads
+from stillhouse.data.reading import Record, Tell, chunks, files, in_turn, matching, not_utf8, reads, untold
 from stillhouse.errors import DataError, fail
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 
 
 @reads(lambda options: matching(options["path"], _ENDINGS))
-def jsonl(*, path: str) -> Iterator[Record]:
+def jsonl(tell: Tell = untold, *, path: str) -> Iterator[Record]:
     """JSON lines, also gzipped: one object a line is one record. Blank lines are skipped.
 
     Args:
+        tell: called with the share of the bytes that was read.
         path: a file, a folder (its .jsonl, .ndjson files, also .gz, at any depth) or a glob.
 
     Raises:
         DataError: no file matches; a line is not JSON, not an object or not UTF-8 (says file and line).
     """
-    for file in files(path, _ENDINGS):
+    for file, tell_of_it in in_turn(files(path, _ENDINGS), tell):
         offset = 0
-        for number, line in enumerate(_lines(chunks(file)), 1):
+        for number, line in enumerate(_lines(chunks(file, tell_of_it)), 1):
             start, offset = offset, offset + len(line) + 1
             if not line.strip():
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stillhouse.data.reading import Record, reads
+from stillhouse.data.reading import Record, Tell, reads, untold
 
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 """Not the standard library, or its tests: their docstrings are short, and many installations leave them out."""
@@ -30,7 +30,7 @@ def _modules() -> list[Path]:
 
 
 @reads(lambda _: _modules())
-def python_docs() -> Iterator[Record]:
+def python_docs(tell: Tell = untold) -> Iterator[Record]:
     """About two megabytes of technical English that every Python ships: needs no network and no file.
 
     One document for each topic of ``help()`` (the language reference, shortest first, as the long ones repeat the
@@ -38,9 +38,13 @@ def python_docs() -> Iterator[Record]:
     the order of the source, each under its name. The modules are parsed, never imported. A paragraph that came before
     is left out, so that held-out documents are not quoted in the others; then documents below 200 characters are left
     out too. Another version of Python has other text. Yields ``{"text": …, "name": …}``.
+
+    Args:
+        tell: called with the share of the work that is done.
+
     """
     seen: set[str] = set()
-    for name, text in _texts():
+    for name, text in _texts(tell):
         fresh = []
         for paragraph in re.split(r"\n{2,}", _tidy(text)):
             key = " ".join(paragraph.split())
@@ -52,15 +56,22 @@ def python_docs() -> Iterator[Record]:
             yield {"text": document, "name": name}
 
 
-def _texts() -> Iterator[tuple[str, str]]:
+def _texts(tell: Tell) -> Iterator[tuple[str, str]]:
     try:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError:  # some distributions leave it out
         topics = {}
-    for topic in sorted(topics, key=lambda t: (len(topics[t]), t)):
-        yield f"help:{topic}", topics[topic]
     root = Path(sysconfig.get_path("stdlib"))
-    for path in _modules():
+    modules = _modules()
+    sizes = [len(text) for text in topics.values()] + [path.stat().st_size for path in modules]
+    total, done = max(sum(sizes), 1), 0
+    for topic in sorted(topics, key=lambda t: (len(topics[t]), t)):
+        tell(done / total)
+        yield f"help:{topic}", topics[topic]
+        done += len(topics[topic])
+    for path in modules:
+        tell(done / total)
+        done += path.stat().st_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in old modules
             try:
@@ -69,6 +80,7 @@ def _texts() -> Iterator[tuple[str, str]]:
                 continue
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         yield name, "\n\n".join(_docstrings(tree, name))
+    tell(1.0)
 
 
 def _docstrings(node: Any, name: str) -> Iterator[str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stillhouse.data.reading import Record, decoded, files, matching, reads
+from stillhouse.data.reading import Record, Tell, decoded, files, in_turn, matching, reads, untold
 from stillhouse.errors import DataError, fail
 
 _ENDINGS = (".txt", ".txt.gz", ".md", ".text")
 
 
 @reads(lambda options: matching(options["path"], _ENDINGS))
-def text(*, path: str, separator: str | None = None) -> Iterator[Record]:
+def text(tell: Tell = untold, *, path: str, separator: str | None = None) -> Iterator[Record]:
     r"""Plain text files in UTF-8, also gzipped: each file is a document, or is cut into documents at a separator.
 
     Yields ``{"text": …}``. Line ends become ``\n``. With a separator, pieces of nothing but white space are left out
     and the file is read a megabyte at a time; without one, a file is held in memory while it is a document.
 
     Args:
+        tell: called with the share of the bytes that was read.
         path: a file, a folder (its .txt, .text, .md and .txt.gz files at any depth) or a glob such as
             ``books/**/*.txt``.
         separator: cut files into documents here, such as ``"\n\n"`` for paragraphs or ``"<|endoftext|>"``; it is not
@@ -26,9 +27,9 @@ def text(*, path: str, separator: str | None = None) -> Iterator[Record]:
     Raises:
         DataError: no file matches, a file is empty or not UTF-8.
     """
-    for file in files(path, _ENDINGS):
+    for file, tell_of_it in in_turn(files(path, _ENDINGS), tell):
         seen = False
-        for document in _documents(decoded(file), separator):
+        for document in _documents(decoded(file, tell_of_it), separator):
             if document.strip():
                 seen = True
                 yield {"text": document}

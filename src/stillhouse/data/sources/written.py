@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stillhouse.data.reading import Record, decoded, files, matching, reads
+from stillhouse.data.reading import Record, Tell, decoded, files, matching, reads, untold
 from stillhouse.errors import DataError, fail
 from stillhouse.models import Model
 
@@ -17,6 +17,7 @@ _ENDINGS = (".txt",)
 @reads(lambda options: matching(options["prompts"], _ENDINGS))
 def written(
     teacher: Model,
+    tell: Tell = untold,
     *,
     prompts: str,
     samples: int = 1,
@@ -34,6 +35,7 @@ def written(
 
     Args:
         teacher: who writes.
+        tell: called with the share of the tokens that is written, counting each answer at its longest.
         prompts: a text file, or a folder or glob of them; a line each, empty lines and those that begin with # left out.
         samples: answers to each prompt.
         new_tokens: of an answer, at most.
@@ -52,15 +54,40 @@ def written(
         raise fail(DataError, prompts, "holds no prompt", "Write one prompt a line.")
     for start in range(0, len(asked), together):
         some = asked[start : start + together]
-        answers = _answers(teacher, some, new_tokens, temperature, top_p, seed + start)
+        counter = _Counter(tell, start / len(asked), len(some) / len(asked) / new_tokens)
+        answers = _answers(teacher, some, new_tokens, temperature, top_p, seed + start, counter)
         for prompt, answer in zip(some, answers, strict=True):
             if answer.strip():
                 yield _record(prompt, answer.strip())
+        tell((start + len(some)) / len(asked))
+
+
+class _Counter:
+    """Sees each token as it is written (as a streamer of transformers), and tells of the share that is done."""
+
+    def __init__(self, tell: Tell, share: float, step: float) -> None:
+        self.tell, self.share, self.step = tell, share, step
+        self.tokens = -1  # the prompt comes first
+
+    def put(self, _value: Any) -> None:
+        """One more token of each answer."""
+        self.tokens += 1
+        if self.tokens:
+            self.tell(self.share + self.tokens * self.step)
+
+    def end(self) -> None:
+        """All are written."""
 
 
 @torch.no_grad()
 def _answers(
-    teacher: Model, prompts: list[str], new_tokens: int, temperature: float, top_p: float, seed: int
+    teacher: Model,
+    prompts: list[str],
+    new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    counter: _Counter,
 ) -> list[str]:
     tokenizer = teacher.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
@@ -79,6 +106,7 @@ def _answers(
             top_p=top_p,
             top_k=0,
             pad_token_id=pad,
+            streamer=counter,
         )
     return list(tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True))
 
