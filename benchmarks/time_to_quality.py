@@ -19,6 +19,7 @@ import argparse
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ from stillhouse.trainer.optim import learning_rate, make_optimiser
 
 RESULT = Path(__file__).parent / "results" / "time_to_quality.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "time_to_quality.svg"
-NAMES = {"trl_gkd": "TRL GKDTrainer", "plain_kd": "Plain PyTorch", "ours": "Stillhouse"}
+NAMES = {"trl_gkd": "TRL GKD", "plain_kd": "Plain PyTorch", "ours": "Stillhouse"}
 ROLES = {"trl_gkd": "control", "plain_kd": "before", "ours": "student"}
 
 SHORTEST, LONGEST = 64, 256
@@ -204,7 +205,7 @@ def trl_gkd(bench: Bench, given: argparse.Namespace) -> None:
     rows = [
         {"input_ids": d.tolist(), "completion_mask": [0] + [1] * (len(d) - 1), "prompt": ""} for d in bench.documents
     ]
-    # Gradient checkpointing and bfloat16, which TRL switches on by itself, would only slow it down here.
+    # Activation checkpointing and bfloat16, which TRL switches on by itself, would only slow it down here.
     config = GKDConfig(
         output_dir=str(bench.folder / "trl"),
         lmbda=0.0,
@@ -220,7 +221,7 @@ def trl_gkd(bench: Bench, given: argparse.Namespace) -> None:
         adam_beta2=BETAS[1],
         weight_decay=DECAY,
         max_grad_norm=CLIP,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         bf16=False,
         use_cpu=True,
         report_to="none",
@@ -428,6 +429,9 @@ def draw(curves: dict[str, list[dict[str, float]]], summary: dict[str, Any]) -> 
         ".halo{paint-order:stroke;stroke:var(--card);stroke-width:4px}.grid{stroke:var(--line)}.base{stroke:var(--muted)}"
         ".ref{stroke:var(--muted);stroke-width:1.2;stroke-dasharray:4 3}.curve{stroke:currentColor;stroke-width:1.9;fill:none}"
         ".dot{fill:currentColor;stroke:var(--card);stroke-width:1.3}"
+    )
+    svg = re.sub(
+        r'viewBox="0 0 (\d+) (\d+)"', lambda m: f'viewBox="-12 -12 {int(m[1]) + 24} {int(m[2]) + 24}"', svg, count=1
     )
     start = svg.index(">") + 1
     return f"{svg[:start]}<style>{charts.style()}{look}</style>{svg[start:]}\n"
