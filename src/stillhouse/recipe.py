@@ -98,11 +98,22 @@ class Student(Strategy):
     """Who is taught: a strategy of the kind builder, ``{name: drop_layers, keep: 10}``."""
 
 
-class Term(Strategy):
+class Loss(Strategy):
+    """A loss by its name, ``{name: skew_kl, skew: 0.1}``."""
+
+    weights: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
+    """How much each position counts in it: strategies of the kind weight, multiplied; `teacher_confidence`."""
+
+
+class Term(Loss):
     """One more part of the loss, by the name of a loss, with its weight."""
 
     weight: float | Strategy = 1.0
     """What it is multiplied by; a number or a schedule such as {name: linear, start: 1, end: 0}."""
+    layers: Strategy = Strategy(name="uniform")
+    """Of a loss on layers: which of the student learns from which of the teacher; last, uniform, listed, searched."""
+    projection: Literal["auto", "always", "never"] = "auto"
+    """Of a loss on hidden states: a learned map to the teacher's width; auto has one where the widths differ."""
 
 
 class Objective(Section):
@@ -112,9 +123,9 @@ class Objective(Section):
     """Share of the loss that is the teacher's: a number, a preset (high 0.9, moderate 0.6, low 0.3) or a schedule."""
     temperature: float | Strategy = 2.0
     """Softens both distributions; the soft term is multiplied by its square so that its gradient keeps its size."""
-    soft: Strategy = Strategy(name="forward_kl")
+    soft: Loss = Loss(name="forward_kl")
     """The divergence from the teacher."""
-    hard: Strategy = Strategy(name="cross_entropy")
+    hard: Loss = Loss(name="cross_entropy")
     """The loss on the true outcome."""
     terms: Annotated[tuple[Term, ...], BeforeValidator(_as_list)] = ()
     """Further losses, each with its weight."""

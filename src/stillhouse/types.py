@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class Batch:
         weight_N: how much each counts; float32; ones by default.
         document_N: which of the D documents each position belongs to; int64.
         keys: content key of each of the D documents' examples.
+        offsets_D: token of its example that each of the D documents begins with: 0 unless it is a later part.
+        tasks: name of the task of each of the D documents; "" where there are no tasks.
+        truth_N: 1 where the label is a true outcome, 0 where it is the student's own sample, which no loss on labels may
+            learn from; float32; None if all are true.
     """
 
     input_ids_P: Tensor
@@ -46,6 +50,9 @@ class Batch:
     weight_N: Tensor
     document_N: Tensor
     keys: tuple[str, ...] = ()
+    offsets_D: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = ()
+    truth_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
@@ -63,6 +70,7 @@ class Batch:
             labels_N=self.labels_N[part],
             weight_N=self.weight_N[part],
             document_N=self.document_N[part],
+            truth_N=None if self.truth_N is None else self.truth_N[part],
         )
 
 
@@ -112,29 +120,58 @@ class Output:
     """What the student says of N positions.
 
     Args:
-        logits_NV: logits; in the chunked head, of the chunk's positions only.
-        layers: name → list of tensors of the student's inner life, where a term asked for it
-            (``hidden``: [P, H] after each layer, embedding excluded).
+        logits_NV: logits; in the chunked head, of the chunk's positions only; empty for a loss on layers.
+        layers: of the student's inner life, where a term asked for it, one entry for each pair of layers that the term's
+            map names. ``hidden``: [N, H] after a layer, projected to the teacher's width where a projection is learned.
+            ``attention``: ``Attended`` of a layer.
     """
 
     logits_NV: Tensor
-    layers: dict[str, list[Tensor]] = field(default_factory=dict)
+    layers: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What one layer's attention worked on, for all P tokens: queries and keys as they are compared (positions included).
+
+    Args:
+        query: [P, query heads, head width].
+        key: [P, key heads, head width]; fewer heads than queries where they are shared in groups.
+        value: [P, key heads, head width].
+        scale: of the scores, 1/√(head width) as a rule.
+        causal: whether tokens see only what came before.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    causal: bool
 
 
 @dataclass(frozen=True)
 class Signal:
     """What the teacher says of N positions. A loss cannot tell where it came from.
 
-    One of two forms: dense (``logits_NV``, or ``hidden_NH`` with ``head``, from which the logits of any rows follow
-    exactly, at any temperature), or truncated (``ids_NK``, ``logp_NK`` and the remainder ``rest_N``).
+    One of three forms. Dense: ``logits_NV``; or ``hidden_NH`` with ``head``, or ``members``, from which the logits of any
+    rows follow exactly. Top-k: ``ids_NK``, ``logp_NK`` and the remainder ``rest_N``. Sampled: ``ids_NK`` and ``logp_NK`` with
+    ``sampled``: an unbiased estimate whose named outcomes stand for the whole distribution; only losses that are linear in
+    the teacher's probabilities stay unbiased with it.
 
     Args:
         logits_NV: teacher logits.
         hidden_NH: teacher hidden states before the head.
         head: the teacher's head.
-        ids_NK: outcomes named; int64.
-        logp_NK: their log-probabilities in nats at temperature 1.
-        rest_N: log of the probability that the named outcomes leave over.
+        ids_NK: outcomes named, each once; int64; −1 fills up a row that has fewer.
+        logp_NK: their log-probabilities in nats at temperature 1, −inf where filled up; estimates where ``sampled``.
+        rest_N: log of the probability that the named outcomes leave over; −inf where ``sampled``.
+        sampled: the named outcomes were drawn, not picked.
+        members: several dense teachers' signals, to be averaged.
+        shares: of the members, adding up to 1; one number each, or [N] each.
+        mean_of: what is averaged: ``probabilities`` or ``logits``.
+        shared: where the vocabularies differ: ids of the outcomes that both know, the student's [M] and the teacher's [M].
+        exact_N: where the vocabularies differ: whether student and teacher speak of the same piece of text.
+        weight_N: how much the teacher's word counts; 0 where it has none to say; ones if None.
         layers: as in ``Output``.
     """
 
@@ -144,7 +181,21 @@ class Signal:
     ids_NK: Tensor | None = None
     logp_NK: Tensor | None = None
     rest_N: Tensor | None = None
-    layers: dict[str, list[Tensor]] = field(default_factory=dict)
+    sampled: bool = False
+    members: tuple[Signal, ...] = ()
+    shares: tuple[float | Tensor, ...] = ()
+    mean_of: str = "probabilities"
+    shared: tuple[Tensor, Tensor] | None = None
+    exact_N: Tensor | None = None
+    weight_N: Tensor | None = None
+    layers: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def form(self) -> str:
+        """``dense``, ``topk`` or ``sampled``."""
+        if self.ids_NK is None:
+            return "dense"
+        return "sampled" if self.sampled else "topk"
 
     @property
     def dense(self) -> bool:
@@ -156,19 +207,40 @@ class Signal:
         """How many outcomes the teacher knows; None if truncated."""
         if self.logits_NV is not None:
             return self.logits_NV.shape[-1]
+        if self.members:
+            return min(member.vocabulary or 0 for member in self.members)
         return self.head.weight_VH.shape[0] if self.head is not None else None
 
     def rows(self, start: int, stop: int, out: Tensor | None = None) -> Signal:
-        """The signal of positions ``start:stop``, logits computed (into ``out`` if given) where only hidden states were."""
+        """The signal of positions ``start:stop``, as logits (in ``out`` if it is given and they are computed) or truncated."""
         part = slice(start, stop)
+        cut: dict[str, Any] = {
+            name: None if value is None else value[part]
+            for name in ("exact_N", "weight_N", "ids_NK", "logp_NK", "rest_N")
+            for value in (getattr(self, name),)
+        }
         if self.logits_NV is not None:
-            return replace(self, logits_NV=self.logits_NV[part])
+            return replace(self, logits_NV=self.logits_NV[part], **cut)
         if self.hidden_NH is not None:
             assert self.head is not None
             logits_NV = self.head.logits(self.hidden_NH[part], out=out)
-            return Signal(logits_NV=logits_NV, layers=self.layers)
-        assert self.ids_NK is not None and self.logp_NK is not None and self.rest_N is not None
-        return replace(self, ids_NK=self.ids_NK[part], logp_NK=self.logp_NK[part], rest_N=self.rest_N[part])
+            return replace(self, logits_NV=logits_NV, hidden_NH=None, head=None, **cut)
+        if self.members:
+            return replace(self, logits_NV=self._mean(part), members=(), shares=(), **cut)
+        return replace(self, **cut)
+
+    def _mean(self, part: slice) -> Tensor:
+        """Logits of the members' mean."""
+        total_NV: Tensor | None = None
+        for member, share in zip(self.members, self.shares, strict=True):
+            logits_NV = member.rows(part.start, part.stop).logits_NV
+            assert logits_NV is not None, "only dense teachers can be averaged"
+            logits_NV = torch.log_softmax(logits_NV[:, : self.vocabulary].float(), -1)
+            share_N1 = share[part, None] if isinstance(share, Tensor) else share
+            part_NV = (logits_NV.exp_() if self.mean_of == "probabilities" else logits_NV) * share_N1
+            total_NV = part_NV if total_NV is None else total_NV.add_(part_NV)
+        assert total_NV is not None
+        return total_NV.log_() if self.mean_of == "probabilities" else total_NV
 
 
 Loss = Callable[..., Tensor]
@@ -198,10 +270,19 @@ class Progress:
 
 
 def needs(*what: str) -> Callable[[Loss], Loss]:
-    """Mark what a strategy wants beyond logits, such as ``hidden`` or ``attention``; the check refuses what cannot be had."""
+    """Mark what a strategy wants; the check refuses what cannot be had.
+
+    ``hidden`` or ``attention``: a loss on layers. ``dense``: the teacher's whole distribution. ``topk``: the whole or its
+    largest part with the remainder, but no sample of it (what every divergence wants that is not linear in the teacher).
+    """
 
     def mark(function: Loss) -> Loss:
         function.needs = frozenset(what)  # type: ignore[attr-defined]
         return function
 
     return mark
+
+
+def learns_from_teacher(loss: Loss) -> bool:
+    """Whether a loss looks at the teacher at all: those that do not say so by taking ``Signal | None``."""
+    return type(None) not in get_args(get_type_hints(loss)["teacher"])
