@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from stillhouse.types import Attended
+
 NAME = "stillhouse_packed"
 
 
@@ -26,6 +28,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     borders: tuple[int, ...] | None = None,
+    seen: dict[int, Attended] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
@@ -42,6 +45,7 @@ def packed_attention(
         value: as above.
         attention_mask: unused; borders say all.
         borders: where documents start and the last ends, ``(0, …, P)``; without them this is transformers' own attention.
+        seen: where to put what the layer attended with, by the layer's identity and so in the order of the layers.
         dropout: of the attention weights.
         scaling: of the scores; 1/√(head width) if None.
         is_causal: whether tokens see only what came before; the layer's own setting if None.
@@ -59,6 +63,10 @@ def packed_attention(
         )
     assert kwargs.get("s_aux") is None, "attention sinks have no packed form"
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    if seen is not None:
+        heads = [x[0].transpose(0, 1) for x in (query, key, value)]
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        seen[id(module)] = Attended(heads[0], heads[1], heads[2], scale, causal)
     lengths = {stop - start for start, stop in pairwise(borders)}
     if len(lengths) == 1:  # equal documents are one batch: one call for all
         (length,) = lengths

@@ -14,7 +14,7 @@ from stillhouse.errors import Problem, RecipeError, StillhouseError
 from stillhouse.find import check_options, find
 
 if TYPE_CHECKING:
-    from stillhouse.models import Model
+    from stillhouse.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,7 @@ def check(settings: recipe.Recipe) -> None:
     with gathering(problems):
         from stillhouse.objective import terms_of
 
-        terms = terms_of(settings.objective)
-        wanted = {what for term in terms for what in getattr(term.loss, "needs", ())} - {"hidden"}
-        problems += [
-            Problem("objective", f"a loss needs '{what}', which cannot be had here", "Take another loss.")
-            for what in sorted(wanted)
-        ]
+        terms_of(settings.objective)
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -132,7 +127,55 @@ def machine_problems(settings: recipe.Recipe) -> list[Problem]:
     return problems
 
 
-def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Model | None = None) -> Costs:
+def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
+    """Refuse losses that this teacher's signals cannot serve; tell of those that they serve only in part.
+
+    Args:
+        objective: the recipe's.
+        teacher: as it was loaded.
+
+    Returns:
+        warnings, a sentence each.
+
+    Raises:
+        RecipeError: a loss wants what the teacher does not give; all of them at once.
+
+    """
+    from stillhouse.objective import terms_of
+    from stillhouse.types import learns_from_teacher
+
+    problems, warnings = [], []
+    for term in terms_of(objective):
+        needs = frozenset(getattr(term.loss, "needs", ()))
+        where = f"objective, '{term.name}'"
+        if missing := term.want - teacher.shows:
+            what = f"learns from the teacher's {', '.join(sorted(missing))}, which {teacher.name} does not show"
+            problems.append(Problem(where, what, "Take a teacher that runs here: a folder, a hub id or a GGUF file."))
+        if term.want or not learns_from_teacher(term.loss):
+            continue
+        sampled, truncated = "sampled" in teacher.forms, teacher.forms != {"dense"}
+        if sampled and (needs & {"topk", "dense"}):
+            what = "is not linear in the teacher's probabilities, so that a sample of them would bias it"
+            problems.append(Problem(where, what, "Take forward_kl, or a store of the kind topk or hidden."))
+        elif truncated and "dense" in needs:
+            what = f"needs the teacher's whole distribution, of which {teacher.name} gives a part"
+            problems.append(Problem(where, what, "Take forward_kl, or a teacher that runs here."))
+        elif sampled and term.temperature is not None and {term.temperature(0.0), term.temperature(1.0)} != {1.0}:
+            what = "has a temperature other than 1, at which a sample of the teacher does not say what it should"
+            problems.append(
+                Problem(where, what, "Set objective.temperature=1, or use a store of the kind topk or hidden.")
+            )
+        elif truncated and "topk" in needs:
+            warnings.append(
+                f"'{term.name}' sees all outcomes that {teacher.name} does not name as one: how the student shares them out "
+                "is left open"
+            )
+    if problems:
+        raise RecipeError(*problems)
+    return warnings
+
+
+def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Teacher | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
     Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
@@ -151,7 +194,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Model | None
 
     from stillhouse import machine, student, teacher
 
-    master = loaded or teacher.load(settings.teacher, empty=True)
+    master = (loaded or teacher.load(settings.teacher, empty=True)).model
     pupil = student.build(settings.student, master)
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]

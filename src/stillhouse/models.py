@@ -29,7 +29,7 @@ from transformers import (
 
 from stillhouse import attention
 from stillhouse.errors import ModelError, fail
-from stillhouse.types import Batch, Head
+from stillhouse.types import Attended, Batch, Head
 
 
 class Model(nn.Module):
@@ -109,22 +109,26 @@ class Model(nn.Module):
         """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
         self.compute_dtype = dtype
 
-    def forward(self, batch: Batch, want: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    def forward(self, batch: Batch, want: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, list[Any]]]:
         """Hidden states before the head, [N, H] float32, at the positions that count.
 
         Args:
             batch: documents back to back.
-            want: ``hidden`` for the states after every layer too.
+            want: ``hidden`` for the states after every layer too, ``attention`` for what every layer attended with.
 
         Returns:
             hidden_NH, and by name the layers asked for: ``hidden`` a list of [P, H], embedding excluded, the last one
-            after the final norm (as transformers gives them).
+            after the final norm (as transformers gives them); ``attention`` a list of ``Attended``.
 
         """
         device_type = batch.input_ids_P.device.type
         low = self.compute_dtype != torch.float32
         with torch.autocast(device_type, self.compute_dtype) if low else nullcontext():
-            extra = {"output_hidden_states": True} if "hidden" in want else {}
+            extra: dict[str, Any] = {"output_hidden_states": True} if "hidden" in want else {}
+            seen: dict[int, Attended] = {}
+            if "attention" in want:
+                assert self.packs, f"{self.name} does not show what it attends with"
+                extra["seen"] = seen
             if self.packs:
                 out = self.trunk(
                     input_ids=batch.input_ids_P[None],
@@ -139,7 +143,11 @@ class Model(nn.Module):
                 out = self.trunk(input_ids=ids_DL, attention_mask=mask_DL.long(), use_cache=False, **extra)
                 rows = mask_DL
         hidden_PH = out.last_hidden_state[rows]
-        layers = {"hidden": [x[rows] for x in out.hidden_states[1:]]} if "hidden" in want else {}
+        layers: dict[str, list[Any]] = {}
+        if "hidden" in want:
+            layers["hidden"] = [x[rows] for x in out.hidden_states[1:]]
+        if "attention" in want:
+            layers["attention"] = list(seen.values())
         return hidden_PH.index_select(0, batch.select_N).float(), layers
 
     @contextmanager

@@ -95,6 +95,75 @@ void kl_ce_rows(float *s, float *t, const int64_t *labels, int64_t first, int64_
     }
 }
 
+/* The same against a truncated teacher, of whose row only K outcomes are named.
+ * ids [rows, K]: named outcomes, each once, -1 for none. logp [rows, K + 1]: their log-probabilities at T, and as the last
+ * that of all others together (-inf: the named ones stand for all). Other arguments as above; scratch: 2 V floats.
+ * With q the student at T, q_r what it leaves for the others, P = sum of p over the named:
+ *   d/ds_v = q_v (P + p_r) - p_v           for a named v
+ *            q_v (P + p_r - p_r / q_r)     for any other
+ */
+void topk_kl_ce_rows(float *s, const int64_t *labels, const int64_t *ids, const float *logp, int64_t first, int64_t last,
+                     int64_t V, int64_t K, float T, const float *soft, const float *hard, float *scratch, float *kl,
+                     float *ce) {
+    const float over_T = 1.0f / T;
+    for (int64_t row = first; row < last; row++) {
+        float *restrict a = s + row * V;
+        float *restrict hot = scratch;
+        float *restrict soft_q = scratch + V;
+        const int64_t *restrict named = ids + row * K;
+        const float *restrict lp = logp + row * (K + 1);
+        const int64_t label = labels[row];
+        const float top = max_of(a, V);
+        const float *restrict e = T == 1.0f ? hot : soft_q;
+        double z1 = 0.0, zs = 0.0;
+        for (int64_t from = 0; from < V; from += 4096) {
+            const int64_t to = from + 4096 < V ? from + 4096 : V;
+            float sum_1 = 0.0f, sum_T = 0.0f;
+#pragma omp simd reduction(+ : sum_1)
+            for (int64_t v = from; v < to; v++) {
+                hot[v] = exp_below(a[v] - top);
+                sum_1 += hot[v];
+            }
+            if (e == soft_q) {
+#pragma omp simd reduction(+ : sum_T)
+                for (int64_t v = from; v < to; v++) {
+                    soft_q[v] = exp_below((a[v] - top) * over_T);
+                    sum_T += soft_q[v];
+                }
+            }
+            z1 += sum_1;
+            zs += sum_T;
+        }
+        if (e == hot) zs = z1;
+        ce[row] = (float)(log(z1) - ((double)a[label] - (double)top));
+        double value = 0.0, P = 0.0, q_named = 0.0;
+        for (int64_t k = 0; k < K; k++) {
+            if (named[k] < 0) continue;
+            const double p = exp((double)lp[k]);
+            P += p;
+            q_named += e[named[k]] / zs;
+            if (p > 0.0) value += p * ((double)lp[k] - ((double)a[named[k]] - (double)top) * over_T + log(zs));
+        }
+        double p_r = lp[K] > -80.0f ? exp((double)lp[K]) : 0.0;
+        const double q_r = 1.0 - q_named;
+        const double least = 1.1920929e-07; /* as support.py: below it, the student's remainder has no gradient */
+        if (p_r > 0.0) value += p_r * ((double)lp[K] - log(q_r > least ? q_r : least));
+        if (q_r <= least) p_r = 0.0;
+        kl[row] = (float)(value * T * T);
+        const double weight = (double)soft[row] * T / zs;
+        const float h = hard[row] / (float)z1;
+        const float others = (float)(weight * (P + p_r - (p_r > 0.0 ? p_r / q_r : 0.0)));
+#pragma omp simd
+        for (int64_t v = 0; v < V; v++) a[v] = others * e[v] + h * hot[v];
+        for (int64_t k = 0; k < K; k++) {
+            const int64_t v = named[k];
+            if (v < 0) continue;
+            a[v] = (float)(weight * (P + p_r) * e[v] - (double)soft[row] * T * exp((double)lp[k])) + h * hot[v];
+        }
+        a[label] -= hard[row];
+    }
+}
+
 /* What an evaluation asks of two rows at temperature 1; see compare() in rows.py. s and t are read only.
  * scratch: 2 V floats. out [rows, 4]: nll, kl, accept, conf. top [rows, 2]: argmax of s and of t.
  */

@@ -93,6 +93,85 @@ def kl_ce_torch_(
     return kl_N, ce_N
 
 
+def topk_kl_ce_(
+    logits_NV: Tensor,
+    ids_NK: Tensor,
+    logp_NS: Tensor,
+    labels_N: Tensor,
+    temperature: float,
+    soft_N: Tensor,
+    hard_N: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As ``kl_ce_``, against a teacher of which only some outcomes are known.
+
+    Args:
+        logits_NV: the student's, float32; overwritten with the gradient.
+        ids_NK: outcomes named, each once in a row; −1 for none.
+        logp_NS: their log-probabilities at the temperature, and in column K that of all others together; −inf there: the
+            named ones stand for all (they were sampled).
+        labels_N: true outcomes.
+        temperature: T, of the soft part.
+        soft_N: what each position's divergence is multiplied by.
+        hard_N: what each position's cross-entropy is multiplied by.
+
+    Returns:
+        the unweighted T² · KL over the named outcomes and the rest, and CE, of each position, [N] each.
+
+    """
+    library = _library() if _takes(logits_NV, None) else None
+    if library is None:
+        return topk_kl_ce_torch_(logits_NV, ids_NK, logp_NS, labels_N, temperature, soft_N, hard_N)
+    (rows, V), K = logits_NV.shape, ids_NK.shape[1]
+    kl_N, ce_N = torch.empty(rows), torch.empty(rows)
+    soft_N, hard_N, labels_N = soft_N.float().contiguous(), hard_N.float().contiguous(), labels_N.contiguous()
+    ids_NK, logp_NS = ids_NK.long().contiguous(), logp_NS.float().contiguous()
+
+    def part(first: int, last: int, scratch: Tensor) -> None:
+        library.topk_kl_ce_rows(
+            _pointer(logits_NV), _pointer(labels_N), _pointer(ids_NK), _pointer(logp_NS), first, last, V, K, temperature,
+            _pointer(soft_N), _pointer(hard_N), _pointer(scratch), _pointer(kl_N), _pointer(ce_N),
+        )  # fmt: skip
+
+    _share(part, rows, V)
+    return kl_N, ce_N
+
+
+def topk_kl_ce_torch_(
+    logits_NV: Tensor,
+    ids_NK: Tensor,
+    logp_NS: Tensor,
+    labels_N: Tensor,
+    temperature: float,
+    soft_N: Tensor,
+    hard_N: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The same as ``topk_kl_ce_`` in plain torch."""
+    none_NK, at_NK = ids_NK < 0, ids_NK.clamp_min(0)
+    log_q_NV = torch.log_softmax(logits_NV, -1)
+    ce_N = -log_q_NV.gather(-1, labels_N[:, None])[:, 0]
+    gradient_NV = log_q_NV.exp_().mul_(hard_N[:, None])
+    gradient_NV.scatter_add_(-1, labels_N[:, None], -hard_N[:, None].to(gradient_NV.dtype))
+    log_q_NV = torch.log_softmax(logits_NV / temperature, -1)
+    log_q_NK = log_q_NV.gather(-1, at_NK)
+    p_NK = logp_NS[:, :-1].exp().masked_fill(none_NK, 0.0)
+    p_rest_N, log_p_rest_N = logp_NS[:, -1].exp(), logp_NS[:, -1].clamp_min(-1e4)
+    q_rest_N = 1.0 - log_q_NK.exp().masked_fill(none_NK, 0.0).sum(-1)
+    least = torch.finfo(torch.float32).eps
+    kl_N = (p_NK * (logp_NS[:, :-1].clamp_min(-1e4) - log_q_NK)).sum(-1)
+    kl_N = (kl_N + p_rest_N * (log_p_rest_N - q_rest_N.clamp_min(least).log())) * temperature**2
+    p_rest_N = p_rest_N.masked_fill(q_rest_N <= least, 0.0)
+    named_N = p_NK.sum(-1) + p_rest_N
+    others_N = named_N - p_rest_N / q_rest_N.clamp_min(least)
+    q_NV = log_q_NV.exp_()
+    q_NK = q_NV.gather(-1, at_NK)
+    scale_N1 = soft_N[:, None] * temperature
+    gradient_NV += q_NV.mul_(others_N[:, None]).mul_(scale_N1)
+    correction_NK = (q_NK * (named_N - others_N)[:, None] - p_NK).masked_fill(none_NK, 0.0)
+    gradient_NV.scatter_add_(-1, at_NK, (correction_NK * scale_N1).to(gradient_NV.dtype))
+    logits_NV.copy_(gradient_NV)
+    return kl_N, ce_N
+
+
 @dataclass(frozen=True)
 class Compared:
     """What an evaluation asks of N positions; see ``compare``."""
@@ -208,6 +287,8 @@ def _library() -> ctypes.CDLL | None:
     i64, f32, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     library.kl_ce_rows.argtypes = [pointer] * 3 + [i64] * 5 + [f32] + [pointer] * 5
     library.kl_ce_rows.restype = None
+    library.topk_kl_ce_rows.argtypes = [pointer] * 4 + [i64] * 4 + [f32] + [pointer] * 5
+    library.topk_kl_ce_rows.restype = None
     library.compare_rows.argtypes = [pointer] * 3 + [i64] * 5 + [pointer] * 3
     library.compare_rows.restype = None
     return library

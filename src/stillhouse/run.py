@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, costs
+from stillhouse.check import check, costs, match
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.render import end_token
 from stillhouse.errors import RunError, fail
@@ -26,9 +27,10 @@ from stillhouse.evaluate import judge
 from stillhouse.files import read_json, write_json, write_text
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
-from stillhouse.objective import Learner
+from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
+from stillhouse.teacher import Teacher
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
 from stillhouse.types import Batch
@@ -65,7 +67,9 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
 
         with clock("load"):
             master = load_teacher(settings, console if ranks.main else None)
-        say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
+        say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
+        for warning in match(settings.objective, master):
+            say(f"[yellow]Note:[/] {escape(warning)}", highlight=False)
         if console and ranks.main and not evaluated(folder, settings):
             seconds = costs(settings, loaded=master).seconds or 0.0
             say(f"Training takes about {duration(seconds)} here in float32, less in bfloat16", highlight=False)
@@ -115,7 +119,7 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = load_teacher(settings, console)
-                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
+                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model)
                 collect(folder, settings, master, corpus, console)
         return judge(folder, settings, clock.seconds)
 
@@ -189,7 +193,7 @@ def claim(folder: Path, settings: recipe.Recipe) -> None:
         ) from None
 
 
-def load_teacher(settings: recipe.Recipe, console: Console | None) -> Model:
+def load_teacher(settings: recipe.Recipe, console: Console | None) -> Teacher:
     """The teacher, with the time it takes shown."""
     source = find("teacher", settings.teacher.name, "teacher")
     options = check_options(source, settings.teacher.options, "teacher")
@@ -197,23 +201,25 @@ def load_teacher(settings: recipe.Recipe, console: Console | None) -> Model:
         return teacher.load(settings.teacher)
 
 
-def prepare(settings: recipe.Recipe, master: Model, folder: Path, console: Console | None) -> data.Corpus:
+def prepare(settings: recipe.Recipe, master: Teacher, folder: Path, console: Console | None) -> data.Corpus:
     """The corpus; one process makes it, the others open it."""
     corpora = []
 
     def make() -> None:
         with timed(console, "Preparing the text") as tell:
             corpora.append(
-                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=tell)
+                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model, progress=tell)
             )
 
     distributed.together(make)
-    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
+    return (
+        corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model)
+    )
 
 
 def train_student(
     settings: recipe.Recipe,
-    master: Model,
+    master: Teacher,
     corpus: data.Corpus,
     folder: Path,
     ranks: distributed.Ranks,
@@ -227,13 +233,29 @@ def train_student(
     name = "control" if control else "student"
     if (folder / "student" / "config.json").is_file():
         return
-    pupil = student.build(settings.student, master, settings.trainer.seed)
+    pupil = student.build(settings.student, master.model, settings.trainer.seed)
     pupil.name = f"{settings.name}-control" if control else settings.name
-    learner = Learner(pupil, settings.objective, settings.trainer.steps, teacher=not control)
+    speaking = None if control else teaching(master, arithmetic["teacher"], ranks)
+
+    def similarity() -> torch.Tensor:
+        assert speaking is not None
+        tokens = settings.trainer.micro_tokens
+        sample = corpus.train.step(0, tokens_per_step=tokens, micro_tokens=tokens, seed=settings.trainer.seed)
+        return layer_similarity(pupil, speaking.signal, sample[0])
+
+    learner = Learner(
+        pupil,
+        settings.objective,
+        settings.trainer.steps,
+        teacher=not control,
+        shape=Shape.of(master.model),
+        similarity=similarity,
+        counts_V=lambda: torch.from_numpy(corpus.train.label_counts(pupil.outcomes)),
+    )
     with clock(f"train {name}"):
         trainer.train(
             learner,
-            None if control else teaching(master, arithmetic["teacher"], ranks),
+            speaking,
             WithoutBytes(corpus.train),
             WithoutBytes(corpus.validation),
             settings.trainer,
@@ -248,7 +270,7 @@ def train_student(
     with clock("export"):
         whole = distributed.full_state_dict(pupil)
         if ranks.main:
-            fresh = student.build(settings.student, master, settings.trainer.seed)
+            fresh = student.build(settings.student, master.model, settings.trainer.seed)
             fresh.load_state_dict(whole)
             fresh.name = pupil.name
             export.export(formats, fresh, folder)
@@ -270,12 +292,16 @@ def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.
     return {who: machine.Choice(**choice) for who, choice in distributed.from_main(chosen).items()}
 
 
-def teaching(master: Model, choice: machine.Choice, ranks: distributed.Ranks) -> teacher.Teacher:
-    """A teacher of its own for training: where the student computes, split over the processes if there are several."""
-    copied = master if ranks.world == 1 and ranks.device.type == "cpu" else copy.deepcopy(master).to(ranks.device)
-    copied.set_compute_dtype(choice.torch)
-    distributed.shard(copied, copied.layers, ranks)
-    return teacher.Teacher(copied)
+def teaching(master: Teacher, choice: machine.Choice, ranks: distributed.Ranks) -> Teacher:
+    """The teacher for training: its networks where the student computes, split over the processes if there are several."""
+
+    def place(model: Model) -> Model:
+        copied = model if ranks.world == 1 and ranks.device.type == "cpu" else copy.deepcopy(model).to(ranks.device)
+        copied.set_compute_dtype(choice.torch)
+        distributed.shard(copied, copied.layers, ranks)
+        return copied
+
+    return master.placed(place)
 
 
 def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
@@ -284,18 +310,20 @@ def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
     return bool(there) and there.get("recipe_fingerprint") == settings.fingerprint()
 
 
-def collect(folder: Path, settings: recipe.Recipe, master: Model, corpus: data.Corpus, console: Console | None) -> None:
+def collect(
+    folder: Path, settings: recipe.Recipe, master: Teacher, corpus: data.Corpus, console: Console | None
+) -> None:
     """Load what is to be compared, one role at a time, and fill the item table."""
-    master.set_compute_dtype(torch.float32)
+    master.model.set_compute_dtype(torch.float32)
     loaders: dict[str, Callable[[], Model]] = {
-        "teacher": lambda: master,
-        "before": lambda: student.build(settings.student, master, settings.trainer.seed),
+        "teacher": lambda: master.model,
+        "before": lambda: student.build(settings.student, master.model, settings.trainer.seed),
         "student": lambda: models.load(str(folder / "student"), name=settings.name),
     }
     if (folder / "control" / "student" / "config.json").is_file():
         loaders["control"] = lambda: models.load(str(folder / "control" / "student"), name=f"{settings.name}-control")
     batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
-    counts_V = corpus.train.label_counts(master.outcomes)
+    counts_V = corpus.train.label_counts(master.model.outcomes)
     end = end_token(master.tokenizer, settings.data.end_token)
     collect_items(folder, batches, counts_V, loaders, end, settings.report, console)
 

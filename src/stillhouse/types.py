@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -283,6 +284,7 @@ def needs(*what: str) -> Callable[[Loss], Loss]:
     return mark
 
 
+@cache
 def learns_from_teacher(loss: Loss) -> bool:
     """Whether a loss looks at the teacher at all: those that do not say so by taking ``Signal | None``."""
-    return type(None) not in get_args(get_type_hints(loss)["teacher"])
+    return type(None) not in get_args(get_type_hints(loss).get("teacher", Signal))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse import recipe
+from stillhouse.errors import RecipeError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
-from stillhouse.objective.chunks import WeightedLoss, chunked
-from stillhouse.types import Batch, Loss, Signal
+from stillhouse.objective.chunks import Weight, WeightedLoss, chunked
+from stillhouse.types import Batch, Loss, Output, Signal
 
 Schedule = Callable[[float], float]
 """Share of the steps taken, 0 to 1 → value."""
@@ -29,6 +32,9 @@ class Term:
         weight: what it is multiplied by at each moment.
         temperature: of both distributions, where the loss takes one and does not bring its own.
         options: its other options.
+        weights: strategies that say how much each position counts.
+        layers: for a loss on layers, the map: (student's depth, teacher's depth, similarity) → pairs of layers from 1.
+        projection: auto, always or never.
 
     """
 
@@ -37,13 +43,39 @@ class Term:
     weight: Schedule
     temperature: Schedule | None
     options: dict[str, Any]
+    weights: tuple[Callable[..., Tensor], ...] = ()
+    layers: Callable[..., list[tuple[int, int]]] | None = None
+    projection: str = "auto"
 
-    def at(self, progress: float) -> WeightedLoss:
-        """The term as it is at one moment."""
+    @property
+    def want(self) -> frozenset[str]:
+        """What it looks at beside logits: hidden, attention."""
+        return frozenset(getattr(self.loss, "needs", ())) & {"hidden", "attention"}
+
+    def at(self, progress: float, counts_V: Tensor | None = None) -> WeightedLoss:
+        """The term as it is at one moment.
+
+        Args:
+            progress: share of the steps taken.
+            counts_V: how often each outcome is a label, for weights that go by it.
+
+        """
         options = self.options
         if self.temperature is not None:
             options = options | {"temperature": self.temperature(progress)}
-        return WeightedLoss(self.name, self.loss, self.weight(progress), options)
+        weights = tuple(_with(weight, counts_V) for weight in self.weights)
+        return WeightedLoss(self.name, self.loss, self.weight(progress), options, weights)
+
+
+def _with(weight: Callable[..., Tensor], counts_V: Tensor | None) -> Weight:
+    """A weight strategy as a function of output, signal and batch; it is given what it names."""
+    takes = inspect.signature(weight).parameters
+
+    def count(output: Output, signal: Signal | None, batch: Batch) -> Tensor:
+        given = {"student": output, "teacher": signal, "batch": batch, "counts_V": counts_V}
+        return weight(**{name: value for name, value in given.items() if name in takes})
+
+    return count
 
 
 def schedule(value: float | recipe.Strategy, where: str) -> Schedule:
@@ -81,16 +113,58 @@ def terms_of(section: recipe.Objective, *, teacher: bool = True) -> list[Term]:
         where = f"objective.terms.{index}"
         terms.append(_term(term, where, schedule(term.weight, f"{where}.weight"), temperature))
     never = isinstance(alpha_value, float | int) and alpha_value in (0.0, 1.0)
-    return [t for t in terms if not (never and t.weight(0.0) == 0.0)]
+    terms = [t for t in terms if not (never and t.weight(0.0) == 0.0)]
+    names = [t.name for t in terms]
+    return [
+        replace(t, name=f"{t.name}_{names[: i + 1].count(t.name)}") if names.count(t.name) > 1 else t
+        for i, t in enumerate(terms)
+    ]
 
 
-def _term(strategy: recipe.Strategy, where: str, weight: Schedule, temperature: Schedule | None) -> Term:
+def _term(strategy: recipe.Loss, where: str, weight: Schedule, temperature: Schedule | None) -> Term:
     loss = find("loss", strategy.name, where)
     options = check_options(loss, strategy.options, where)
     takes = "temperature" in inspect.signature(loss).parameters and "temperature" not in strategy.options
     if takes:
         options.pop("temperature", None)
-    return Term(strategy.name.rpartition(":")[2], loss, weight, temperature if takes else None, options)
+    weights = tuple(
+        _strategy("weight", each, f"{where}.weights.{index}") for index, each in enumerate(strategy.weights)
+    )
+    term = Term(strategy.name.rpartition(":")[2], loss, weight, temperature if takes else None, options, weights)
+    if not term.want:
+        return term
+    if not isinstance(strategy, recipe.Term):
+        way_out = f"Write it into objective.terms: [{{name: {strategy.name}, weight: 1, layers: uniform}}]."
+        raise fail(RecipeError, where, f"'{strategy.name}' is a loss on layers, not on outcomes", way_out)
+    if weights:
+        raise fail(RecipeError, f"{where}.weights", "weights are for losses on outcomes", "Leave them out here.")
+    layers = _strategy("layers", strategy.layers, f"{where}.layers")
+    return replace(term, layers=layers, projection=strategy.projection)
+
+
+def _strategy(kind: str, strategy: recipe.Strategy, where: str) -> Callable[..., Any]:
+    """A strategy with its options filled in."""
+    function = find(kind, strategy.name, where)
+    return partial(function, **check_options(function, strategy.options, where))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a layer map and a projection must know of a model.
+
+    Args:
+        depth: layers.
+        width: of the hidden states.
+
+    """
+
+    depth: int
+    width: int
+
+    @classmethod
+    def of(cls, model: Model) -> Shape:
+        """A model's."""
+        return cls(len(model.layers), model.head_layer.weight.shape[1])
 
 
 class Learner(nn.Module):
@@ -101,16 +175,41 @@ class Learner(nn.Module):
         section: the recipe's objective.
         steps: of the whole run, for schedules.
         teacher: whether there is one; without, only the hard loss is learned from (the control).
+        shape: of the teacher, for losses on layers.
+        similarity: [student's layers, teacher's layers], for a layer map that is searched; asked for only then.
+        counts_V: how often each outcome is a label in training, [V]; asked for only by weights that go by it.
 
     """
 
-    def __init__(self, student: Model, section: recipe.Objective, steps: int, *, teacher: bool = True) -> None:
+    def __init__(
+        self,
+        student: Model,
+        section: recipe.Objective,
+        steps: int,
+        *,
+        teacher: bool = True,
+        shape: Shape | None = None,
+        similarity: Callable[[], Tensor] | None = None,
+        counts_V: Callable[[], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.terms = terms_of(section, teacher=teacher)
         self.steps = steps
         self.chunk = section.chunk
-        self.want: frozenset[str] = frozenset().union(*(getattr(t.loss, "needs", ()) for t in self.terms))
+        self.want: frozenset[str] = frozenset().union(*(term.want for term in self.terms))
+        takes = {name for term in self.terms for w in term.weights for name in inspect.signature(w).parameters}
+        self.counts_V = counts_V().float() if counts_V is not None and "counts_V" in takes else None
+        self.pairs: dict[str, list[tuple[int, int]]] = {}
+        projections: dict[str, nn.Module] = {}
+        for term in self.terms:
+            if term.want:
+                assert shape is not None, "a loss on layers needs the teacher's shape"
+                self.pairs[term.name] = pairs_of(term, Shape.of(student), shape, similarity)
+                if "hidden" in term.want:
+                    maps = projections_of(term, Shape.of(student).width, shape.width, len(self.pairs[term.name]))
+                    projections |= {term.name: maps} if maps is not None else {}
+        self.projections = nn.ModuleDict(projections)
 
     def forward(
         self, batch: Batch, signal: Signal | None, denominator: float, step: int
@@ -124,11 +223,107 @@ class Learner(nn.Module):
             step: optimiser steps taken so far, for schedules.
 
         Returns:
-            Σ of all weighted losses / denominator, differentiable, and each term's unweighted sum over positions by name.
+            Σ of all weighted losses / denominator, differentiable, and each term's sum over positions, before its weight, by
+            name.
 
         """
-        hidden_NH, _layers = self.student(batch, self.want)
-        progress = step / max(self.steps - 1, 1)
-        losses = [term.at(min(progress, 1.0)) for term in self.terms]
-        total, sums = chunked(losses, hidden_NH, self.student.head, signal, batch, denominator, self.chunk)
-        return total, dict(zip([w.name for w in losses], sums.tolist(), strict=True))
+        hidden_NH, layers = self.student(batch, self.want)
+        progress = min(step / max(self.steps - 1, 1), 1.0)
+        if self.counts_V is not None:
+            self.counts_V = self.counts_V.to(hidden_NH.device)
+        losses = [term.at(progress, self.counts_V) for term in self.terms if not term.want]
+        total, sums_L = chunked(losses, hidden_NH, self.student.head, signal, batch, denominator, self.chunk)
+        sums = dict(zip([w.name for w in losses], sums_L.tolist(), strict=True))
+        for term in self.terms:
+            if term.want:
+                assert signal is not None
+                value = (self._on_layers(term, layers, signal, batch, progress) * batch.weight_N).sum()
+                total = total + term.weight(progress) * value / denominator
+                sums[term.name] = float(value.detach())
+        return total, sums
+
+    def _on_layers(
+        self, term: Term, layers: dict[str, list[Any]], signal: Signal, batch: Batch, progress: float
+    ) -> Tensor:
+        """A loss on layers at each position, [N]."""
+        pairs = self.pairs[term.name]
+        ours: dict[str, list[Any]] = {}
+        theirs: dict[str, list[Any]] = {}
+        if "hidden" in term.want:
+            maps: Any = self.projections[term.name] if term.name in self.projections else [lambda x: x] * len(pairs)
+            select_N = batch.select_N
+            ours["hidden"] = [
+                project(layers["hidden"][s - 1].index_select(0, select_N).float())
+                for (s, _), project in zip(pairs, maps, strict=True)
+            ]
+            theirs["hidden"] = [signal.layers["hidden"][t - 1].index_select(0, select_N).float() for _, t in pairs]
+        if "attention" in term.want:
+            ours["attention"] = [layers["attention"][s - 1] for s, _ in pairs]
+            theirs["attention"] = [signal.layers["attention"][t - 1] for _, t in pairs]
+        options = term.at(progress).options
+        nothing_N0 = batch.weight_N.new_empty(len(batch.weight_N), 0)
+        return term.loss(Output(nothing_N0, ours), Signal(layers=theirs), batch, **options)
+
+
+def pairs_of(
+    term: Term, student: Shape, teacher: Shape, similarity: Callable[[], Tensor] | None
+) -> list[tuple[int, int]]:
+    """Which student layer learns from which teacher layer in a term, counted from 1, embedding excluded.
+
+    Raises:
+        RecipeError: the map names a layer that is not there.
+
+    """
+    assert term.layers is not None
+    takes = inspect.signature(term.layers).parameters
+    given = {"similarity_ST": similarity()} if "similarity_ST" in takes and similarity is not None else {}
+    pairs = term.layers(student.depth, teacher.depth, **given)
+    for s, t in pairs:
+        if not (1 <= s <= student.depth and 1 <= t <= teacher.depth):
+            what = f"layer {s} of the student cannot learn from layer {t} of the teacher"
+            way_out = f"The student has the layers 1 to {student.depth}, the teacher 1 to {teacher.depth}."
+            raise fail(RecipeError, f"objective, term '{term.name}'", what, way_out)
+    return pairs
+
+
+def projections_of(term: Term, ours: int, theirs: int, count: int) -> nn.ModuleList | None:
+    """A learned linear map for each pair of layers, or None where the widths are equal and none is asked for.
+
+    They belong to the objective: trained and saved with the run, never exported with the student.
+
+    Raises:
+        RecipeError: the widths differ and no projection is wanted.
+
+    """
+    if term.projection == "never" and ours != theirs:
+        what = f"the student's hidden states have {ours} numbers and the teacher's {theirs}"
+        raise fail(RecipeError, f"objective, term '{term.name}'", what, "Set projection: auto for a learned map.")
+    if term.projection == "never" or (term.projection == "auto" and ours == theirs):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same start whatever was drawn before, so that a resumed run begins alike
+        maps = [nn.Linear(ours, theirs, bias=False) for _ in range(count)]
+        for each in maps:
+            nn.init.orthogonal_(each.weight)
+    return nn.ModuleList(maps)
+
+
+@torch.no_grad()
+def layer_similarity(student: Model, teacher: Callable[[Batch, frozenset[str]], Signal], batch: Batch) -> Tensor:
+    """Linear CKA between every layer of the student and every one of the teacher on a sample, [S, T], from 0 to 1.
+
+    Kornblith et al. 2019, arXiv:1905.00414, §3: ‖Yᵀ X‖² / (‖Xᵀ X‖ ‖Yᵀ Y‖) of centred hidden states X, Y.
+    """
+    want = frozenset({"hidden"})
+    was = student.training
+    student.eval()
+    ours, theirs = student(batch, want)[1]["hidden"], teacher(batch, want).layers["hidden"]
+    student.train(was)
+    xs, ys = ([x.float() - x.float().mean(0) for x in side] for side in (ours, theirs))
+    own_S = [torch.linalg.matrix_norm(x.T @ x) for x in xs]
+    own_T = [torch.linalg.matrix_norm(y.T @ y) for y in ys]
+    rows = [
+        [torch.linalg.matrix_norm(y.T @ x) ** 2 / (own_S[i] * own_T[j]).clamp_min(1e-12) for j, y in enumerate(ys)]
+        for i, x in enumerate(xs)
+    ]
+    return torch.stack([torch.stack(row) for row in rows])

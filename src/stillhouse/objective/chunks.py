@@ -7,20 +7,27 @@ place (``rows``); any other loss gets autograd over its chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.objective.losses.cross_entropy import cross_entropy
 from stillhouse.objective.losses.forward_kl import forward_kl
-from stillhouse.rows import kl_ce_
-from stillhouse.types import Batch, Head, Loss, Output, Signal
+from stillhouse.objective.support import tempered
+from stillhouse.rows import kl_ce_, topk_kl_ce_
+from stillhouse.types import Batch, Head, Loss, Output, Signal, learns_from_teacher
 
 BUFFER_BYTES = 48 * 2**20
 """What one buffer of a chunk's logits may take, unless the recipe says how long a chunk is."""
+
+
+Weight = Callable[[Output, Signal | None, Batch], Tensor]
+"""How much each position counts, [N]."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class WeightedLoss:
         loss: the function.
         weight: what it is multiplied by.
         options: its options.
+        weights: what each position's part is multiplied by.
 
     """
 
@@ -39,6 +47,26 @@ class WeightedLoss:
     loss: Loss
     weight: float
     options: dict[str, Any] = field(default_factory=dict)
+    weights: tuple[Weight, ...] = ()
+
+    def values(self, output: Output, signal: Signal | None, batch: Batch) -> Tensor:
+        """The loss at each position, [N], in float64 for the sums."""
+        return self.loss(output, signal, batch, **self.options).double()
+
+    @torch.no_grad()
+    def counts(self, output: Output, signal: Signal | None, batch: Batch) -> Tensor:
+        """How much each position counts in this loss, [N]: the batch's weights, times who may speak there, times its own.
+
+        A loss on labels learns nothing from labels that are no truth, one on the teacher nothing where it has no word.
+        """
+        count_N = batch.weight_N
+        if not learns_from_teacher(self.loss):
+            count_N = count_N if batch.truth_N is None else count_N * batch.truth_N
+        elif signal is not None and signal.weight_N is not None:
+            count_N = count_N * signal.weight_N
+        for weight in self.weights:
+            count_N = count_N * weight(output, signal, batch)
+        return count_N
 
 
 def chunk_length(outcomes: int, itemsize: int = 4) -> int:
@@ -56,7 +84,7 @@ def chunked(
     denominator: float,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Σ over positions and losses of ``weight · weight_N · loss`` divided by ``denominator``, differentiable.
+    """Σ over positions and losses of ``weight · count_N · loss`` divided by ``denominator``, differentiable.
 
     Args:
         losses: what to add up.
@@ -68,7 +96,7 @@ def chunked(
         chunk: positions at a time.
 
     Returns:
-        the scalar, and each loss's own sum over positions (weighted by ``weight_N`` only), [losses].
+        the scalar, and each loss's own sum over positions as they count in it, [losses].
 
     """
     length = chunk or chunk_length(head.weight_VH.shape[0], hidden_NH.element_size())
@@ -76,8 +104,9 @@ def chunked(
         sums = hidden_NH.new_zeros(len(losses), dtype=torch.float64)
         for start in range(0, hidden_NH.shape[0], length):
             stop = min(start + length, hidden_NH.shape[0])
-            values = _losses(losses, head.logits(hidden_NH[start:stop]), teacher, batch, start, stop)
-            sums += torch.stack([(v * batch.weight_N[start:stop]).sum() for v in values])
+            output, rows = Output(head.logits(hidden_NH[start:stop])), batch.rows(start, stop)
+            signal = None if teacher is None else teacher.rows(start, stop)
+            sums += _sums([(w.values(output, signal, rows), w.counts(output, signal, rows)) for w in losses])
         weights = sums.new_tensor([w.weight for w in losses])
         return (sums * weights).sum().float() / denominator, sums
     total, sums = _Chunked.apply(  # type: ignore[no-untyped-call]
@@ -86,14 +115,8 @@ def chunked(
     return total, sums
 
 
-def _losses(
-    losses: Sequence[WeightedLoss], logits_NV: Tensor, teacher: Signal | None, batch: Batch, start: int, stop: int
-) -> list[Tensor]:
-    """Each loss at positions ``start:stop``, [stop − start] each, in float64 for the sums."""
-    output = Output(logits_NV)
-    signal = teacher.rows(start, stop) if teacher is not None else None
-    rows = batch.rows(start, stop)
-    return [w.loss(output, signal, rows, **w.options).double() for w in losses]
+def _sums(values_and_counts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([(value_N.double() * count_N).sum() for value_N, count_N in values_and_counts])
 
 
 class _Chunked(torch.autograd.Function):
@@ -116,17 +139,22 @@ class _Chunked(torch.autograd.Function):
 
         for start in range(0, N, length):
             stop = min(start + length, N)
-            weight_N = batch.weight_N[start:stop] / denominator
+            rows = batch.rows(start, stop)
+            out = None if teacher_NV is None else teacher_NV[: stop - start]
+            signal = None if teacher is None else teacher.rows(start, stop, out=out)
             logits_NV = torch.mm(hidden_NH[start:stop], weight_VH.t(), out=buffer_NV[: stop - start])
             if closed:
-                out = None if teacher_NV is None else teacher_NV[: stop - start]
-                values = closed(head.finish(logits_NV, inplace=True), teacher, batch, start, stop, weight_N, out)
+                output = Output(head.finish(logits_NV, inplace=True))
+                counts = [w.counts(output, signal, rows) for w in losses]
+                values = closed(logits_NV, signal, rows, [count_N / denominator for count_N in counts])
             else:
                 with torch.enable_grad():
                     leaf_NV = logits_NV.detach().requires_grad_()
-                    values = _losses(losses, head.finish(leaf_NV), teacher, batch, start, stop)
-                    total = sum((w.weight * (v * weight_N).sum() for w, v in zip(losses, values, strict=True)))
-                    (grad_NV,) = torch.autograd.grad(total, leaf_NV)
+                    output = Output(head.finish(leaf_NV))
+                    counts = [w.counts(output, signal, rows) for w in losses]
+                    values = [w.values(output, signal, rows) for w in losses]
+                    parts = [w.weight * (v * c).sum() for w, v, c in zip(losses, values, counts, strict=True)]
+                    (grad_NV,) = torch.autograd.grad(torch.stack(parts).sum() / denominator, leaf_NV)
                 values = [v.detach() for v in values]
                 logits_NV.copy_(grad_NV)
             # from here on the buffer holds the gradient of the loss with respect to the product hidden · weightᵀ
@@ -135,7 +163,7 @@ class _Chunked(torch.autograd.Function):
                 grad_weight_VH.addmm_(logits_NV.t(), hidden_NH[start:stop])
             if grad_bias_V is not None:
                 grad_bias_V += logits_NV.sum(0)
-            sums += torch.stack([(v.double() * batch.weight_N[start:stop]).sum() for v in values])
+            sums += _sums(list(zip(values, counts, strict=True)))
 
         ctx.grads = (grad_hidden_NH, grad_weight_VH, grad_bias_V)
         ctx.mark_non_differentiable(sums)
@@ -156,27 +184,26 @@ def _closed_form(losses: Sequence[WeightedLoss], head: Head, teacher: Signal | N
     by_function = {w.loss: (index, w) for index, w in enumerate(losses)}
     soft, hard = by_function.get(forward_kl), by_function.get(cross_entropy)
     known = (soft is not None) + (hard is not None)
-    if known != len(losses) or not head.plain or (soft and (teacher is None or not teacher.dense)):
+    if known != len(losses) or not head.plain or (soft and (teacher is None or teacher.shared is not None)):
         return None
+    temperature = float(soft[1].options.get("temperature", 1.0)) if soft else 1.0
+    ours = teacher is not None and teacher.logits_NV is None  # logits of rows are made for us, and may be used up
 
-    def kernel(
-        logits_NV: Tensor,
-        signal: Signal | None,
-        batch: Batch,
-        start: int,
-        stop: int,
-        weight_N: Tensor,
-        out: Tensor | None,
-    ) -> list[Tensor]:
-        teacher_NV = None
-        if soft is not None and signal is not None:
-            teacher_NV = signal.rows(start, stop, out=out).logits_NV
-            if out is None and teacher_NV is not None:
-                teacher_NV = teacher_NV.clone()  # the kernel uses it up, and it is not ours
-        temperature = float(soft[1].options.get("temperature", 1.0)) if soft else 1.0
-        soft_N = weight_N * (soft[1].weight if soft else 0.0)
-        hard_N = weight_N * (hard[1].weight if hard else 0.0)
-        kl_N, ce_N = kl_ce_(logits_NV, teacher_NV, batch.labels_N[start:stop], temperature, soft_N, hard_N)
+    def kernel(logits_NV: Tensor, signal: Signal | None, batch: Batch, counts: list[Tensor]) -> list[Tensor]:
+        nothing_N = torch.zeros_like(batch.weight_N)
+        soft_N = counts[soft[0]] * soft[1].weight if soft else nothing_N
+        hard_N = counts[hard[0]] * hard[1].weight if hard else nothing_N
+        if soft is None or signal is None:
+            kl_N, ce_N = kl_ce_(logits_NV, None, batch.labels_N, 1.0, soft_N, hard_N)
+        elif signal.ids_NK is not None:
+            logp_NS = tempered(signal, logits_NV.shape[-1], temperature)
+            if signal.sampled:
+                logp_NS = F.pad(logp_NS, (0, 1), value=-math.inf)
+            kl_N, ce_N = topk_kl_ce_(logits_NV, signal.ids_NK, logp_NS, batch.labels_N, temperature, soft_N, hard_N)
+        else:
+            assert signal.logits_NV is not None
+            theirs_NV = signal.logits_NV if ours else signal.logits_NV.clone()
+            kl_N, ce_N = kl_ce_(logits_NV, theirs_NV, batch.labels_N, temperature, soft_N, hard_N)
         values: list[Tensor] = [kl_N] * len(losses)
         if hard is not None:
             values[hard[0]] = ce_N

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stillhouse.types import Output, Signal
 
-
 _NONE = -1e4
 """log of a probability that is none: its exponential is 0, and 0 times it is 0, which it is not for −inf."""
 
@@ -59,7 +58,7 @@ def common(student: Output, teacher: Signal, temperature: float = 1.0) -> tuple[
 
 
 def tempered(teacher: Signal, outcomes: int, temperature: float) -> Tensor:
-    """log p of a truncated teacher at a temperature: [N, K + 1] with the rest as the last, or [N, K] if it was sampled."""
+    """Log p of a truncated teacher at a temperature: [N, K + 1] with the rest as the last, or [N, K] if it was sampled."""
     assert teacher.ids_NK is not None and teacher.logp_NK is not None
     if teacher.sampled:
         return teacher.logp_NK

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from stillhouse import recipe
@@ -14,13 +17,30 @@ from stillhouse.types import Batch, Signal
 class Teacher:
     """A model that answers and never learns. Not a module: it cannot become a part of the student by accident.
 
+    Sources whose signals come from elsewhere (a store, a server, several models) are subclasses.
+
     Args:
-        model: the network; its gradients are switched off.
+        model: the network, its gradients switched off; only its shapes (on the meta device) where the weights are elsewhere.
 
     """
 
+    forms: frozenset[str] = frozenset({"dense"})
+    """Forms of its signals; see ``Signal``."""
+    shows: frozenset[str] = frozenset({"hidden", "attention"})
+    """What it shows of its inner life."""
+
     def __init__(self, model: Model) -> None:
         self.model = model.requires_grad_(False).eval()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.model.name
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.model.tokenizer
 
     @torch.no_grad()
     def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:
@@ -29,9 +49,13 @@ class Teacher:
         hidden_NH, layers = self.model(batch, want)
         return Signal(hidden_NH=hidden_NH, head=self.model.head, layers=layers)
 
+    def placed(self, place: Callable[[Model], Model]) -> Teacher:
+        """The same teacher with each network that it runs put where training wants it."""
+        return Teacher(place(self.model))
 
-def load(section: recipe.Teacher, *, empty: bool = False) -> Model:
-    """Load the model that a recipe names; ``empty`` only its shapes.
+
+def load(section: recipe.Teacher, *, empty: bool = False) -> Teacher:
+    """Load the teacher that a recipe names; ``empty`` only its shapes.
 
     Raises:
         ModelError: it cannot be had or used.
@@ -40,9 +64,10 @@ def load(section: recipe.Teacher, *, empty: bool = False) -> Model:
     """
     source = find("teacher", section.name, "teacher")
     options = check_options(source, section.options, "teacher") | {"empty": empty}
-    model = source(**options)
-    if not isinstance(model, Model):
-        raise fail(
-            ModelError, "teacher", f"'{section.name}' gave a {type(model).__name__}, not a stillhouse.models.Model"
-        )
-    return model
+    loaded = source(**options)
+    if isinstance(loaded, Teacher):
+        return loaded
+    if not isinstance(loaded, Model):
+        what = f"'{section.name}' gave a {type(loaded).__name__}, not a stillhouse.models.Model or a Teacher"
+        raise fail(ModelError, "teacher", what)
+    return Teacher(loaded)

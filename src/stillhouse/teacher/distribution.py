@@ -62,7 +62,7 @@ def inspect(
 
     """
     section = recipe.as_teacher(teacher) if isinstance(teacher, str) else teacher
-    model = section if isinstance(section, Model) else load(section)
+    model = section if isinstance(section, Model) else load(section).model
     ids = model.tokenizer(prompt, return_tensors="pt").input_ids
     if not ids.numel():
         start = model.tokenizer.bos_token_id or model.tokenizer.eos_token_id or 0
