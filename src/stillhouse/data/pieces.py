@@ -248,6 +248,7 @@ class Pieces:
             weight_N=torch.ones(len(select)),
             document_N=torch.from_numpy(of[select]),
             keys=tuple(self._documents["key"][d].tobytes().hex() for d in documents.tolist()),
+            offsets_D=tuple((starts - self._documents["start"][documents]).tolist()),
         )
         return batch, bytes_
 
