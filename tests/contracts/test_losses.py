@@ -11,7 +11,7 @@ from stillhouse.find import find, names
 from stillhouse.types import Batch, Output, Signal
 
 LOSSES = [name for name in names("loss") if not getattr(find("loss", name), "needs", None)]
-DIVERGENCES = [name for name in LOSSES if name not in ("cross_entropy",)]
+DIVERGENCES = [name for name in LOSSES if name not in ("cross_entropy", "label_smoothing")]
 
 
 def batch_of(n: int, V: int) -> Batch:
