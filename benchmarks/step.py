@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -30,11 +31,11 @@ import torch
 import torch.nn.functional as F
 
 from stillhouse import machine, models, recipe
-from stillhouse.objective import Learner
+from stillhouse.objective import Learner, Shape
 from stillhouse.student.builders.drop_layers import drop_layers
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.sources.gguf import gguf
-from stillhouse.types import Batch
+from stillhouse.types import Batch, Signal
 
 RESULTS = Path(__file__).parent / "results"
 TEMPERATURE, ALPHA = 2.0, 0.9
@@ -99,7 +100,7 @@ def hf_sft(bench: Bench) -> Callable[[], float]:
         loss = student(input_ids=bench.ids, labels=bench.ids).loss
         loss.backward()
         finish(parameters, optimiser)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -121,7 +122,7 @@ def plain_kd(bench: Bench) -> Callable[[], float]:
         loss = ALPHA * kl + (1 - ALPHA) * F.cross_entropy(ours.reshape(-1, ours.shape[-1]), labels)
         loss.backward()
         finish(parameters, optimiser)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -144,45 +145,83 @@ def trl_gkd(bench: Bench) -> Callable[[], float]:
         )
         loss.backward()
         finish(parameters, optimiser)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
 
-def _ours(bench: Bench, with_teacher: bool) -> Callable[[], float]:
+def _ours(
+    bench: Bench, speaking: Callable[[Batch, frozenset[str]], Signal] | None, **objective: Any
+) -> Callable[[], float]:
     student, batch = bench.student(), bench.batch()
-    section = recipe.Objective(alpha=ALPHA, temperature=TEMPERATURE)
-    learner = Learner(student, section, 100, teacher=with_teacher)
-    teacher = Teacher(bench.teacher) if with_teacher else None
-    parameters = list(student.parameters())
+    section = recipe.Objective.model_validate({"alpha": ALPHA, "temperature": TEMPERATURE, **objective})
+    learner = Learner(student, section, 100, teacher=speaking is not None, shape=Shape.of(bench.teacher))
+    parameters = list(learner.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
     def step() -> float:
-        if teacher:
-            bench.teacher.network.set_attn_implementation("stillhouse_packed")
-        signal = teacher.signal(batch) if teacher else None
+        bench.teacher.network.set_attn_implementation("stillhouse_packed")
+        signal = None if speaking is None else speaking(batch, learner.want)
         loss, _ = learner(batch, signal, float(len(batch.labels_N)), 0)
         loss.backward()
         finish(parameters, optimiser)
-        if teacher:
-            bench.teacher.network.set_attn_implementation("sdpa")
-        return float(loss)
+        bench.teacher.network.set_attn_implementation("sdpa")
+        return float(loss.detach())
 
     return step
 
 
 def ours_sft(bench: Bench) -> Callable[[], float]:
     """Stillhouse without a teacher (what the control costs)."""
-    return _ours(bench, with_teacher=False)
+    return _ours(bench, None)
 
 
 def ours_live(bench: Bench) -> Callable[[], float]:
     """Stillhouse, KL over the whole vocabulary plus cross-entropy, the teacher run at every step."""
-    return _ours(bench, with_teacher=True)
+    return _ours(bench, Teacher(bench.teacher).signal)
 
 
-WITHOUT_TEACHER = ("hf_sft", "ours_sft")
-VARIANTS = {f.__name__: f for f in (hf_sft, ours_sft, ours_live, plain_kd, trl_gkd)}
+def _truncated(bench: Bench, k: int) -> Callable[[Batch, frozenset[str]], Signal]:
+    """The teacher's k likeliest outcomes and the remainder, worked out beforehand as a store has them."""
+    bench.teacher.network.set_attn_implementation("stillhouse_packed")
+    batch = bench.batch()
+    whole, parts = Teacher(bench.teacher).signal(batch), []
+    for start in range(0, len(batch.labels_N), 256):
+        logits_NV = whole.rows(start, min(start + 256, len(batch.labels_N))).logits_NV
+        logp_NK, ids_NK = torch.log_softmax(logits_NV, -1).topk(k)
+        parts.append((ids_NK, logp_NK, torch.log1p(-logp_NK.exp().sum(-1).clamp_max(1 - 1e-7))))
+    ids_NK, logp_NK, rest_N = (torch.cat(part) for part in zip(*parts, strict=True))
+    return lambda _batch, _want: Signal(ids_NK=ids_NK, logp_NK=logp_NK, rest_N=rest_N)
+
+
+def ours_top64(bench: Bench) -> Callable[[], float]:
+    """Stillhouse against a truncated teacher: its 64 likeliest outcomes and the remainder (reading a store is not in it)."""
+    return _ours(bench, _truncated(bench, 64))
+
+
+def ours_hidden(bench: Bench) -> Callable[[], float]:
+    """Stillhouse, live teacher, plus hidden states of four layers matched."""
+    return _ours(bench, Teacher(bench.teacher).signal, terms=[{"name": "hidden_mse", "layers": "uniform"}])
+
+
+def ours_attention(bench: Bench) -> Callable[[], float]:
+    """Stillhouse, live teacher, plus the attention maps of the last layer matched."""
+    return _ours(bench, Teacher(bench.teacher).signal, terms=[{"name": "attention_kl", "layers": "last"}])
+
+
+def ours_reverse(bench: Bench) -> Callable[[], float]:
+    """Stillhouse, live teacher, reverse KL plus cross-entropy (no closed form: autograd over each chunk)."""
+    return _ours(bench, Teacher(bench.teacher).signal, soft="reverse_kl")
+
+
+WITHOUT_TEACHER = ("hf_sft", "ours_sft", "ours_top64")
+VARIANTS = {
+    f.__name__: f
+    for f in (
+        hf_sft, ours_sft, ours_live, ours_top64, ours_hidden, ours_attention, ours_reverse,
+        plain_kd, trl_gkd,
+    )
+}  # fmt: skip
 
 
 def time_steps(bench: Bench, names: list[str], rounds: int) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ import torch
 from stillhouse import recipe
 from stillhouse.errors import ModelError, fail
 from stillhouse.find import check_options, find
+from stillhouse.mapped import release
 from stillhouse.models import Model
 from stillhouse.types import Batch, Signal
 
@@ -47,6 +48,7 @@ class Teacher:
         """What the teacher says of the batch's positions: its hidden states and head, from which any distribution follows."""
         self.model.eval()
         hidden_NH, layers = self.model(batch, want)
+        release(self.model.parameters())  # silent from here on, but for the head
         return Signal(hidden_NH=hidden_NH, head=self.model.head, layers=layers)
 
     def placed(self, place: Callable[[Model], Model]) -> Teacher:
