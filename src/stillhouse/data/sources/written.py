@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -14,9 +14,17 @@ from stillhouse.models import Model
 _ENDINGS = (".txt",)
 
 
+class Writer(Protocol):
+    """Who answers prompts by itself: a teacher behind a server."""
+
+    def write(self, prompts: list[str], *, new_tokens: int, temperature: float, top_p: float, seed: int) -> list[str]:
+        """An answer to each prompt."""
+        ...
+
+
 @reads(lambda options: matching(options["prompts"], _ENDINGS))
 def written(
-    teacher: Model,
+    teacher: Any,
     tell: Tell = untold,
     *,
     prompts: str,
@@ -34,7 +42,7 @@ def written(
     kept; an empty one is not. The same seed gives the same text on the same machine.
 
     Args:
-        teacher: who writes.
+        teacher: who writes: a ``Model``, a ``Writer``, or what has a ``Model`` as its ``model``.
         tell: called with the share of the tokens that is written, counting each answer at its longest.
         prompts: a text file, or a folder or glob of them; a line each, empty lines and those that begin with # left out.
         samples: answers to each prompt.
@@ -52,10 +60,14 @@ def written(
     asked = [line for line in lines if line and not line.startswith("#") for _ in range(samples)]
     if not asked:
         raise fail(DataError, prompts, "holds no prompt", "Write one prompt a line.")
+    model: Model | Writer = teacher if isinstance(teacher, Model) or hasattr(teacher, "write") else teacher.model
     for start in range(0, len(asked), together):
         some = asked[start : start + together]
         counter = _Counter(tell, start / len(asked), len(some) / len(asked) / new_tokens)
-        answers = _answers(teacher, some, new_tokens, temperature, top_p, seed + start, counter)
+        if isinstance(model, Model):
+            answers = _answers(model, some, new_tokens, temperature, top_p, seed + start, counter)
+        else:
+            answers = model.write(some, new_tokens=new_tokens, temperature=temperature, top_p=top_p, seed=seed + start)
         for prompt, answer in zip(some, answers, strict=True):
             if answer.strip():
                 yield _record(prompt, answer.strip())
