@@ -38,6 +38,7 @@ from stillhouse.trainer.lock import lock
 from stillhouse.trainer.metrics import Metrics
 from stillhouse.trainer.optim import clip, gradient_norm, learning_rate, make_optimiser, moments
 from stillhouse.trainer.progress import Reporter
+from stillhouse.trainer.sampling import Sampled, oldest_checkpoint
 from stillhouse.types import Batch, Progress, Signal
 
 
@@ -168,6 +169,9 @@ def train(
             checkpoints.restore(saved, tensors)
             say.say(f"{name}: continuing from step {progress.step} of {section.steps} ({saved.folder.name})")
             _tell_differences(saved, machine, ranks, say)
+        sampled = train_pieces if isinstance(train_pieces, Sampled) else None
+        if sampled is not None:
+            sampled.bind(learner.student, folder, steps=section.steps, world=ranks.world)
         metrics = Metrics(folder / "metrics.jsonl", progress.step, ranks.main)
         stack.callback(metrics.close)
         loggers = _loggers(section, folder, progress.step, ranks, stack)
@@ -178,6 +182,8 @@ def train(
             metrics.sync()
             state = {"progress": progress.to_dict(), "choice": choice.to_dict(), "machine": machine}
             checkpoints.save(progress.step, tensors, state)
+            if sampled is not None:
+                sampled.forget(oldest_checkpoint(folder))
 
         saved_at = progress.step if saved else -1
         while not _done(progress, section):
@@ -206,6 +212,7 @@ def train(
             progress.tokens += round(sums.positions)
             line = {
                 **sums.means(),
+                **(sampled.facts() if sampled is not None else {}),
                 "gradient_norm": norm,
                 "learning_rate": rate,
                 "tokens": progress.tokens,
