@@ -25,20 +25,15 @@ def gold(student: Output, teacher: Signal, batch: Batch, *, temperature: float =
     if teacher.weight_N is not None:
         said_N = teacher.weight_N > 0
     exact_N = said_N if teacher.exact_N is None else said_N & teacher.exact_N
-    dtype = torch.float64 if student.logits_NV.dtype == torch.float64 else torch.float32
-    value_N = student.logits_NV.new_zeros(len(said_N), dtype=dtype)
     exact_n, other_n = exact_N.nonzero()[:, 0], (said_N & ~exact_N).nonzero()[:, 0]
-    if len(exact_n):
-        theirs = Signal(logits_NV=teacher.logits_NV[exact_n], shared=teacher.shared)
-        log_q_nS, log_p_nS = common(Output(student.logits_NV[exact_n]), theirs, temperature)
-        kl_n = (log_p_nS.exp() * (log_p_nS - log_q_nS)).sum(-1) * temperature**2
-        value_N = value_N.index_put((exact_n,), kl_n)
-    if len(other_n) and by_rank:
-        q_nV, p_nV = (
-            torch.softmax(logits_NV[other_n].to(dtype), -1).sort(-1, descending=True).values
-            for logits_NV in (student.logits_NV, teacher.logits_NV)
-        )
-        longer = max(q_nV.shape[-1], p_nV.shape[-1])
-        q_nV, p_nV = (F.pad(x_nV, (0, longer - x_nV.shape[-1])) for x_nV in (q_nV, p_nV))
-        value_N = value_N.index_put((other_n,), by_rank * (p_nV - q_nV).abs().sum(-1))
-    return value_N
+    exact = Signal(logits_NV=teacher.logits_NV[exact_n], shared=teacher.shared)
+    log_q_nS, log_p_nS = common(Output(student.logits_NV[exact_n]), exact, temperature)
+    kl_n = (log_p_nS.exp() * (log_p_nS - log_q_nS)).sum(-1) * temperature**2
+    q_nV, p_nV = (
+        torch.softmax(logits_NV[other_n].to(kl_n.dtype), -1).sort(-1, descending=True).values
+        for logits_NV in (student.logits_NV, teacher.logits_NV)
+    )
+    longer = max(q_nV.shape[-1], p_nV.shape[-1])
+    q_nV, p_nV = (F.pad(x_nV, (0, longer - x_nV.shape[-1])) for x_nV in (q_nV, p_nV))
+    rank_n = by_rank * (p_nV - q_nV).abs().sum(-1)
+    return kl_n.new_zeros(len(said_N)).index_put((exact_n,), kl_n).index_put((other_n,), rank_n)
