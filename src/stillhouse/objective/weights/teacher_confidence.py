@@ -41,6 +41,7 @@ def teacher_confidence(
         assert teacher.logp_NK is not None
         p_NK = teacher.logp_NK.float().exp()
         rest_N = p_NK.new_zeros(len(p_NK)) if teacher.rest_N is None else teacher.rest_N.float().exp()
+    sure_N: Tensor
     if by == "entropy":
         unnamed = max(outcomes - p_NK.shape[-1], 1)
         entropy_N = torch.special.entr(p_NK).sum(-1) + torch.special.entr(rest_N) + rest_N * math.log(unnamed)
