@@ -237,7 +237,7 @@ class StudentText:
             **arguments,
             **vars(self.settings),
         }
-        if self._made is not None and self._made[0] == wanted:
+        if step != refresh and self._made is not None and self._made[0] == wanted:
             return self._made[1]
         path = self._folder / f"step-{refresh:08d}.safetensors"
         if step == refresh:
@@ -299,9 +299,10 @@ class StudentText:
             "rows": torch.tensor(rows, dtype=torch.int64).reshape(-1, 7),
             "tokens": torch.tensor(tokens, dtype=torch.int64),
         }
-        metadata = {"made_of": json.dumps(made_of, sort_keys=True), "sha256": _digest(tensors.values())}
+        # One entry: the order of several differs from process to process.
+        about = json.dumps({"made_of": made_of, "sha256": _digest(tensors.values())}, sort_keys=True)
         try:
-            write_bytes(path, safetensors.torch.save(tensors, metadata))
+            write_bytes(path, safetensors.torch.save(tensors, {"about": about}))
         except OSError as error:
             raise fail(
                 RunError,
@@ -322,8 +323,8 @@ def read(path: Path, made_of: dict[str, Any]) -> list[Written] | None:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             rows, tokens = file.get_tensor("rows"), file.get_tensor("tokens")
-        theirs = json.loads(metadata["made_of"])
-        whole = metadata["sha256"] == _digest([rows, tokens])
+        about = json.loads(metadata["about"])
+        theirs, whole = about["made_of"], about["sha256"] == _digest([rows, tokens])
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return None
     if not whole or any(theirs.get(name) != value for name, value in made_of.items()):
