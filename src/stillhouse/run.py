@@ -31,12 +31,16 @@ from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
 from stillhouse.teacher import Teacher
+from stillhouse.teacher.quality import quality
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
 from stillhouse.types import Batch
 
 DECIDES_WEIGHTS = ("data", "teacher", "student", "objective", "trainer")
 """Sections that the trained weights follow from; a run's folder holds one set of them."""
+
+QUALITY_TOKENS = 1024
+"""Held-out tokens that the teacher reads before training."""
 
 
 def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
@@ -76,6 +80,8 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         with clock("data"):
             corpus = prepare(settings, master, folder, console if ranks.main else None)
         say(f"Data: {describe(corpus.facts)}", highlight=False)
+        if console and ranks.main and not evaluated(folder, settings):
+            read_first(master, corpus, say)
         arithmetic = choose_arithmetic(settings, folder, ranks)
         say(f"Arithmetic: {arithmetic['student'].reason}", highlight=False)
 
@@ -275,6 +281,21 @@ def train_student(
             fresh.name = pupil.name
             export.export(formats, fresh, folder)
         distributed.barrier()
+
+
+def read_first(master: Teacher, corpus: data.Corpus, say: Callable[..., None]) -> None:
+    """Tell how good the teacher is on this text, before a student spends hours on learning from it."""
+    counts_V = torch.from_numpy(corpus.train.label_counts(master.model.outcomes))
+    found = quality(master, corpus.validation.all(512, QUALITY_TOKENS), counts_V)
+    if found is None:
+        return
+    say(f"The teacher on {found.positions:,} held-out tokens: {found}", highlight=False)
+    if not found.useful:
+        say(
+            "[yellow]Note:[/] the teacher knows this text no better than token counts do: a student can learn little from it. "
+            "Fine-tune the teacher on such text first, or lower objective.alpha.",
+            highlight=False,
+        )
 
 
 def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.Ranks) -> dict[str, machine.Choice]:

@@ -225,7 +225,7 @@ def test_a_loss_on_layers_is_refused_as_the_soft_loss():
 def test_a_layer_that_is_not_there_is_named(pair):
     student, teacher = pair
     term = {"name": "hidden_mse", "layers": {"name": "listed", "pairs": [[3, 1]]}}
-    with pytest.raises(RecipeError, match="layers 1 to 2"):
+    with pytest.raises(RecipeError, match="layer 3"):
         learn(student, teacher, section(terms=[term]))
 
 
