@@ -151,12 +151,9 @@ def test_gradient_is_that_of_float64(name: str, logits):
     torch.testing.assert_close(single.grad.double(), double.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LOSSES if n != "adaptive_kl"]
-)  # whose shares carry no gradient, on purpose
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("adaptive_kl", "cross_entropy")])
 def test_gradient_is_that_of_finite_differences(name: str, logits):
-    if name == "cross_entropy":
-        pytest.skip("works in float32")
+    """But of adaptive KL, whose shares carry no gradient on purpose, and of cross-entropy, which works in float32."""
     student, teacher = (x[:2].double() for x in logits)
     assert torch.autograd.gradcheck(lambda x: call(name, x, teacher), student.clone().requires_grad_())
 
@@ -234,7 +231,7 @@ def test_the_rest_is_one_more_outcome(name: str, logits):
             share = torch.softmax(row, -1)
             merged.append([*(share[v] for v in named), sum(share[v] for v in range(V) if v not in named)])
         if name == "adaptive_kl" and merged[1][-1] > merged[1][-2]:
-            continue  # here the rest, though larger than a named outcome, is the tail
+            continue  # here the rest, though larger than a named outcome, is the tail: a test of its own below
         assert found[n].item() == pytest.approx(OUTCOMES[name].of(*merged).item(), rel=1e-6)
 
 
@@ -343,6 +340,16 @@ def test_js_is_continuous_at_its_ends(end: float, same: str, logits):
             assert (found - end_of).abs().max() < 3e-6 + 20 * step, step
 
 
+@pytest.mark.parametrize(("end", "same"), [(0.0, "forward_kl"), (1.0, "reverse_kl")])
+def test_js_is_continuous_where_a_stored_teacher_sums_to_one_only_up_to_rounding(end: float, same: str, logits):
+    student, teacher = (x.double() * 0.4 for x in logits)
+    signal = truncated(teacher, 4)
+    signal = dataclasses.replace(signal, logp_NK=signal.logp_NK + 0.01)
+    torch.testing.assert_close(
+        call("js", student, signal, beta=abs(end - 1e-6)), call(same, student, signal), rtol=0, atol=1e-4
+    )
+
+
 def test_js_at_one_half_is_four_times_jensen_shannon(logits):
     p, q = torch.softmax(logits[1].double(), -1), torch.softmax(logits[0].double(), -1)
     m = (p + q) / 2
@@ -396,6 +403,19 @@ def test_adaptive_kl_follows_the_gap():
     torch.testing.assert_close(call("adaptive_kl", in_tail, teacher), call("reverse_kl", in_tail, teacher))
     whole = call("adaptive_kl", in_tail, teacher, head=1.0)  # all is head
     torch.testing.assert_close(whole, call("forward_kl", in_tail, teacher))
+
+
+def test_adaptive_kl_takes_the_rest_of_a_truncated_teacher_for_tail():
+    """Although it is larger than what is named: it stands for many outcomes."""
+    p, q = [0.3, 0.1, 0.25, 0.2, 0.15], [0.1, 0.3, 0.3, 0.15, 0.15]
+    teacher = torch.tensor([p]).double().log()
+    student = torch.tensor([q]).double().log()
+    p, q = [0.3, 0.25, 0.45], [0.1, 0.3, 0.6]  # two named, which together reach one half, and the rest
+    forward = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    reverse = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+    share = (0.2 + 0.05) / (0.2 + 0.05 + 0.15)
+    found = call("adaptive_kl", student, truncated(teacher, 2)).item()
+    assert found == pytest.approx(share * forward + (1 - share) * reverse, rel=1e-6)
 
 
 # --- losses on layers -----------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def js(
     q_NS = log_q_NS.exp()
     # log(m / q), exact to rounding however small β is
     log_m_q_NS = torch.log1p(beta * torch.expm1(log_ratio_NS.clamp_max(_LARGE))) + (log_ratio_NS - _LARGE).clamp_min(0)
-    # KL(q ‖ m) / β: Σ(p − q) = 0 is added so that each summand is small by itself, and not only their sum
+    # KL(q ‖ m) / β, with Σ(p − q) added: 0, but for a stored teacher whose sum is 1 only up to rounding; without it the
+    # value would jump by that at β → 0
     student_NS = (p_NS - q_NS) - q_NS * (log_m_q_NS / beta)
     teacher_NS = p_NS * (log_ratio_NS - log_m_q_NS) / (1.0 - beta)
     return (student_NS + teacher_NS).sum(-1) * temperature**2
