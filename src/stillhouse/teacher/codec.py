@@ -151,7 +151,7 @@ class Sampled:
     def widths(self) -> dict[str, int]:
         """See ``Codec``."""
         ratio = {} if self.proposal == 1.0 else {"ratio": 2 * self.draws}
-        return {**_id_widths(self.outcomes, self.draws), "count": self.draws, **ratio}
+        return {**_id_widths(self.outcomes, self.draws), "times": self.draws, **ratio}
 
     def settings(self) -> dict[str, Any]:
         """See ``Codec``."""
@@ -179,7 +179,7 @@ class Sampled:
         count = np.bincount(place_ND.ravel(), minlength=drawn_ND.size).reshape(drawn_ND.shape)
         each = np.zeros_like(drawn_ND)
         each.ravel()[place_ND[first_ND]] = drawn_ND[first_ND]
-        columns = {**_split_ids(each, self.outcomes), "count": count.astype(np.uint8)}
+        columns = {**_split_ids(each, self.outcomes), "times": count.astype(np.uint8)}
         if self.proposal != 1.0:
             ratio = np.zeros(drawn_ND.shape)
             ratio.ravel()[place_ND[first_ND]] = torch.cat(ratios).numpy()[first_ND]
@@ -188,8 +188,8 @@ class Sampled:
 
     def decode(self, columns: Mapping[str, Bytes], device: torch.device, head: Head | None) -> Signal:  # noqa: ARG002
         """See ``Codec``."""
-        longest = int((columns["count"] > 0).sum(1).max(initial=1))
-        count_NK = torch.from_numpy(columns["count"][:, :longest].astype(np.float32))
+        longest = int((columns["times"] > 0).sum(1).max(initial=1))
+        count_NK = torch.from_numpy(columns["times"][:, :longest].astype(np.float32))
         ids_NK = torch.from_numpy(_join_ids(columns, self.outcomes)[:, :longest])
         logp_NK = torch.log(count_NK / self.draws)
         if self.proposal != 1.0:

@@ -1,0 +1,390 @@
+"""Labelling and what is read back: the same signal however text is shuffled, cut, resumed, shared out or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal as signals
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from shared import LINES, make_llama, make_tokenizer
+
+import stillhouse
+from stillhouse import data
+from stillhouse.data.pieces import Pieces
+from stillhouse.errors import RecipeError, RunError, StillhouseError
+from stillhouse.files import sha256_file
+from stillhouse.label import label
+from stillhouse.models import Model
+from stillhouse.teacher import Teacher, load
+from stillhouse.teacher import store as stores
+from stillhouse.teacher.codec import TopK
+from stillhouse.teacher.store import Store
+from stillhouse.types import Batch, Signal
+
+BLOCK = 24
+WORDS = ["still", "water", "grain", "malt", "mash", "oak", "cask"]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("material")
+    make_llama(make_tokenizer()).save(folder / "teacher")
+    make_llama(make_tokenizer(), seed=1).save(folder / "other")
+    words = random.Random(0)
+    texts = [" ".join(words.choices(WORDS, k=words.randint(4, 30))) for _ in range(40)]
+    lines = [json.dumps({"text": text + LINES[i % 4]}) for i, text in enumerate(texts)]
+    (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def recipe_of(material: Path, store: Path, *overrides: str, model: str = "teacher") -> stillhouse.Recipe:
+    content = {
+        "run": str(material / "run"),
+        "data": {"sources": {"name": "jsonl", "path": str(material / "text.jsonl")}, "block": BLOCK, "validation": 0.2},
+        "teacher": {"name": "store", "path": str(store), "model": str(material / model), "k": 8, "dtype": "float32"},
+        "student": {"name": "drop_layers", "keep": 1},
+        "trainer": {"steps": 2, "tokens_per_step": 64, "micro_tokens": 64, "device": "cpu", "threads": 1},
+    }
+    return stillhouse.recipe.parse(content, overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of everything."""
+    return label(recipe_of(material, tmp_path_factory.mktemp("stores") / "whole"))
+
+
+def corpus_of(settings: stillhouse.Recipe, model: Model) -> data.Corpus:
+    return data.prepare(settings.data, model.tokenizer, settings.folder / "data", teacher=model)
+
+
+def by_place(batch: Batch, signal: Signal) -> Iterator[tuple[tuple[str, int], tuple[object, ...]]]:
+    """(key, token of the example) → everything that was said there."""
+    for n, (p, d) in enumerate(zip(batch.select_N.tolist(), batch.document_N.tolist(), strict=True)):
+        said = (signal.ids_NK, signal.logp_NK, signal.rest_N)
+        at = batch.offsets_D[d] + p - batch.borders_D1[d]
+        yield (batch.keys[d], at), tuple(x[n].tolist() for x in said if x is not None)
+
+
+def all_of(
+    store: Path, settings: stillhouse.Recipe, micro_tokens: int = 64
+) -> dict[tuple[str, int], tuple[object, ...]]:
+    found, model = Store(store), stillhouse.models.load(settings.teacher.options["model"])
+    corpus = corpus_of(settings, model)
+    return dict(
+        item
+        for side in (corpus.train, corpus.validation)
+        for batch, _ in side.all(micro_tokens)
+        for item in by_place(batch, found.signal(batch))
+    )
+
+
+def test_what_is_stored_is_what_the_teacher_says(material: Path, whole: Path) -> None:
+    settings = recipe_of(material, whole)
+    teacher = load(settings.teacher)
+    live = Teacher(stillhouse.models.load(str(material / "teacher")))
+    assert teacher.forms == {"topk"} and teacher.placed(lambda m: m) is teacher
+    batch, _ = next(corpus_of(settings, teacher.model).train.all(64))
+    said, told = teacher.signal(batch), live.signal(batch)
+    assert told.hidden_NH is not None and told.head is not None
+    p_NV = torch.softmax(told.head.logits(told.hidden_NH).double(), -1)
+    for n in range(len(batch.select_N)):
+        ids, found = said.ids_NK[n].tolist(), said.logp_NK[n].exp().tolist()
+        truth = p_NV[n].tolist()
+        assert sorted(truth, reverse=True)[:8] == pytest.approx([truth[i] for i in ids], rel=1e-5)
+        assert found == pytest.approx([truth[i] for i in ids], rel=0.05)
+        assert said.rest_N[n].exp().item() == pytest.approx(1 - sum(truth[i] for i in ids), rel=0.01)
+
+
+def test_shuffled_cut_and_packed_anew_it_is_the_same_signal(material: Path, whole: Path) -> None:
+    settings = recipe_of(material, whole)
+    teacher = load(settings.teacher)
+    expected = all_of(whole, settings)
+    pieces = corpus_of(settings, teacher.model).train
+    cut = 0
+    for seed, micro in ((0, 16), (1, 64), (2, 100)):
+        for step in range(4):
+            for batch in pieces.step(step, tokens_per_step=micro * 2, micro_tokens=micro, seed=seed):
+                cut += sum(offset % BLOCK != 0 for offset in batch.offsets_D)
+                for place, said in by_place(batch, teacher.signal(batch)):
+                    assert said == expected[place]
+    assert cut > 3
+    # pieces longer than those that were labelled: a run spans two of them
+    longer = Pieces(pieces._inputs, pieces._labels, pieces._bytes, pieces._documents, BLOCK * 4)
+    spanning = 0
+    for batch, _ in longer.all(200):
+        spanning += sum(b - a > BLOCK for a, b in zip(batch.borders_D1, batch.borders_D1[1:], strict=False))
+        for place, said in by_place(batch, teacher.signal(batch)):
+            assert said == expected[place]
+    assert spanning > 3
+
+
+@pytest.mark.parametrize("kind", ["topk", "sampled", "hidden"])
+def test_three_parts_are_one_store_and_labelling_again_adds_nothing(material: Path, tmp_path: Path, kind: str) -> None:
+    one, three = tmp_path / "one", tmp_path / "three"
+    label(recipe_of(material, one, f"teacher.kind={kind}"))
+    for part in (3, 1, 2):
+        label(recipe_of(material, three, f"teacher.kind={kind}"), shard=(part, 3))
+        assert len(list((three / "shards").iterdir())) == {3: 1, 1: 2, 2: 3}[part]
+    settings = recipe_of(material, one)
+    model = stillhouse.models.load(str(material / "teacher"))
+    for side in (corpus_of(settings, model).train, corpus_of(settings, model).validation):
+        for batch, _ in side.all(50):
+            said, told = Store(one).signal(batch), Store(three).signal(batch)
+            for name in ("ids_NK", "logp_NK", "rest_N", "hidden_NH"):
+                ours, theirs = getattr(said, name), getattr(told, name)
+                assert (ours is None) == (theirs is None)
+                assert ours is None or torch.equal(ours, theirs)
+    before = sorted((three / "shards").iterdir())
+    label(recipe_of(material, three, f"teacher.kind={kind}"))
+    assert sorted((three / "shards").iterdir()) == before
+
+
+def test_hidden_gives_the_whole_distribution(material: Path, tmp_path: Path) -> None:
+    settings = recipe_of(material, tmp_path / "store", "teacher.kind=hidden", "teacher.precision=float32")
+    label(settings)
+    teacher = load(settings.teacher)
+    live = Teacher(stillhouse.models.load(str(material / "teacher")))
+    for batch, _ in corpus_of(settings, teacher.model).validation.all(64):
+        n = len(batch.select_N)
+        assert torch.allclose(teacher.signal(batch).rows(0, n).logits_NV, live.signal(batch).rows(0, n).logits_NV, atol=1e-4)  # fmt: skip
+    (tmp_path / "store" / "head.safetensors").write_bytes(b"broken")
+    with pytest.raises(RunError, match=r"head\.safetensors"):
+        load(settings.teacher)
+    label(settings)
+    load(settings.teacher)
+
+
+def test_a_killed_labelling_goes_on_and_ends_the_same(material: Path, whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "killed"
+    settings = recipe_of(material, store)
+    (tmp_path / "recipe.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+    code = (
+        "import sys, stillhouse.recipe\nfrom stillhouse import label\nfrom stillhouse.teacher import store\n"
+        "store.SHARD_TOKENS = 100\nold = store.write_bytes\n"
+        "def slow(path, content):\n"
+        "    half = path.with_name(f'.{path.name}.0.tmp')\n"
+        "    half.write_bytes(content[: len(content) // 2])\n"
+        "    print('half', flush=True)\n"
+        "    import time; time.sleep(0.3)\n"
+        "    old(path, content); half.unlink()\n"
+        "store.write_bytes = slow\n"
+        "label.label(stillhouse.recipe.load(sys.argv[1]))\n"
+    )
+    for kill_after in (1, 3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "recipe.yaml")], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(kill_after):
+            process.stdout.readline()
+        process.send_signal(signals.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    there = Store(store).positions
+    assert 0 < there < Store(whole).positions
+    assert list((store / "shards").glob(".*.tmp"))
+    label(settings)
+    assert Store(store).positions == Store(whole).positions
+    assert all_of(store, settings) == all_of(whole, settings)
+    assert sorted(Store(store).pieces()) == sorted(Store(whole).pieces())
+
+
+def test_what_an_old_interruption_left_behind_is_removed(material: Path, whole: Path) -> None:
+    old, new = whole / "shards" / ".a.1.tmp", whole / "shards" / ".b.1.tmp"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    stores.Writer(whole)
+    assert not old.exists() and new.exists()
+    new.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("teacher.k=9",), "kind of signal"),
+        (("teacher.kind=sampled",), "kind of signal"),
+        (("teacher.bits=6",), "kind of signal"),
+        (("data.block=32", "run=elsewhere"), "block"),
+    ],
+)
+def test_a_store_of_other_settings_is_refused(
+    material: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, ...], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=named):
+        label(recipe_of(material, whole, *change))
+    if "block" not in named:
+        with pytest.raises(RunError, match=named):
+            load(recipe_of(material, whole, *change).teacher)
+
+
+def test_a_store_of_another_teacher_or_tokenizer_is_refused(material: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="the teacher"):
+        load(recipe_of(material, whole, model="other").teacher)
+    with pytest.raises(RunError, match="the teacher"):
+        label(recipe_of(material, whole, model="other"))
+    model = make_llama(make_tokenizer())
+    vocabulary = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    a, b = list(vocabulary["model"]["vocab"])[20:22]
+    table = vocabulary["model"]["vocab"]
+    table[a], table[b] = table[b], table[a]
+    model.save(tmp_path / "permuted")
+    (tmp_path / "permuted" / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    with pytest.raises(RunError, match="the tokenizer"):
+        load(recipe_of(tmp_path, whole, model="permuted").teacher)
+
+
+def test_shards_of_another_store_are_not_taken(material: Path, whole: Path, tmp_path: Path) -> None:
+    other = label(recipe_of(material, tmp_path / "other", "teacher.bits=5"))
+    before = Store(other).positions
+    for path in (whole / "shards").glob("*.parquet"):
+        (other / "shards" / path.name).write_bytes(path.read_bytes())
+    store = Store(other)
+    assert store.positions == before and set(store.dropped.values()) == {"is a shard of another store"}
+
+
+def test_what_is_missing_is_named_with_the_way_out(material: Path, tmp_path: Path) -> None:
+    settings = recipe_of(material, tmp_path / "part")
+    with pytest.raises(RunError, match="stillhouse label"):
+        load(settings.teacher)
+    label(settings, shard=(1, 3))
+    teacher = load(settings.teacher)
+    batches = [batch for batch, _ in corpus_of(settings, teacher.model).train.all(64)]
+    with pytest.raises(RunError, match=r"no signal for \d+ of \d+ positions.*example [0-9a-f]{32}") as caught:
+        [teacher.signal(batch) for batch in batches]
+    assert "stillhouse label" in str(caught.value)
+
+
+def test_other_tokens_under_the_same_key_have_no_signal(material: Path, whole: Path) -> None:
+    settings = recipe_of(material, whole)
+    teacher = load(settings.teacher)
+    batch, _ = next(corpus_of(settings, teacher.model).train.all(64))
+    batch.input_ids_P[3] = (batch.input_ids_P[3] + 1) % 300
+    with pytest.raises(RunError, match="no signal for 1 of"):
+        teacher.signal(batch)
+
+
+def test_a_recipe_without_a_store_and_a_part_that_is_none_are_refused(material: Path, tmp_path: Path) -> None:
+    settings = stillhouse.recipe.parse(
+        {**recipe_of(material, tmp_path).to_dict(), "teacher": str(material / "teacher")}
+    )
+    with pytest.raises(RecipeError, match="no store"):
+        label(settings)
+    with pytest.raises(RecipeError, match="part 4 of 3"):
+        label(recipe_of(material, tmp_path), shard=(4, 3))
+    with pytest.raises(RecipeError, match=r"teacher\.bits"):
+        label(recipe_of(material, tmp_path, "teacher.bits=9"))
+
+
+def test_shapes_alone_need_no_store(material: Path, tmp_path: Path) -> None:
+    settings = recipe_of(material, tmp_path / "nowhere", "teacher.kind=sampled")
+    teacher = load(settings.teacher, empty=True)
+    assert teacher.forms == {"sampled"} and next(teacher.model.parameters()).device.type == "meta"
+
+
+def test_others_can_read_it(material: Path, whole: Path) -> None:
+    """As docs/store.md says, with pyarrow alone."""
+    expected = all_of(whole, recipe_of(material, whole))
+    seen = 0
+    for path in (whole / "shards").glob("*.parquet"):
+        assert sha256_file(path) == path.stem
+        for row in pq.read_table(path).to_pylist():
+            places = [i for i, bit in enumerate(np.unpackbits(np.frombuffer(row["selected"], np.uint8))) if bit]
+            assert len(places) == row["count"] <= row["length"] == len(row["inputs"])
+            for n, i in enumerate(places):
+                part = slice(8 * n, 8 * n + 8)
+                ids = [low + 256 * high for low, high in zip(row["ids_0"][part], row["ids_1"][part], strict=True)]
+                codes = np.cumsum(list(row["depth"][part]))
+                weights = np.exp(-32 * (codes / 255) ** 2)
+                logit = float(np.frombuffer(row["rest"][2 * n : 2 * n + 2], np.float16)[0])
+                rest = 1 / (1 + np.exp(-logit))
+                said = expected[row["key"], row["offset"] + i]
+                assert said[0] == ids
+                assert np.exp(said[1]) == pytest.approx((1 - rest) * weights / weights.sum(), rel=1e-4)
+                assert np.exp(said[2]) == pytest.approx(rest, rel=1e-4)
+                seen += 1
+    assert seen == len(expected)
+
+
+def test_a_damaged_store_is_told_of_and_never_tells_wrong(material: Path, whole: Path, tmp_path: Path) -> None:
+    """Bits flipped and ends cut off at random, in any file: right values, or the house's error, and labelling heals it."""
+    expected = all_of(whole, recipe_of(material, whole))
+    settings = recipe_of(material, tmp_path / "store")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(stores, "SHARD_TOKENS", 300)
+    label(settings)
+    monkey.undo()
+    model = stillhouse.models.load(str(material / "teacher"))
+    batches = [b for side in (corpus_of(settings, model).train, corpus_of(settings, model).validation) for b, _ in side.all(64)]  # fmt: skip
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "store").rglob("*")) if path.is_file()}
+    assert len(files) >= 4
+    chance = random.Random(0)
+    outcomes = {"right": 0, "refused": 0}
+    for _ in range(60):
+        path = chance.choice(list(files))
+        content = bytearray(files[path])
+        if chance.random() < 0.5:
+            content = content[: chance.randrange(len(content))]
+        else:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        try:
+            store = Store(tmp_path / "store")
+            for batch in batches:
+                try:
+                    said = store.signal(batch)
+                except StillhouseError:
+                    outcomes["refused"] += 1
+                else:
+                    outcomes["right"] += 1
+                    for place, words in by_place(batch, said):
+                        assert words == expected[place]
+        except StillhouseError:
+            outcomes["refused"] += 1
+        path.write_bytes(files[path])
+    assert min(outcomes.values()) > 20
+    # heal: one shard cut, one flipped
+    first, second = sorted((tmp_path / "store" / "shards").glob("*.parquet"))[:2]
+    first.write_bytes(files[first][:100])
+    second.write_bytes(files[second][:-1] + bytes([files[second][-1] ^ 1]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        load(settings.teacher)
+    assert sum("broken" in str(w.message) for w in told) == 2
+    label(settings)
+    assert all_of(tmp_path / "store", settings) == expected
+    assert not Store(tmp_path / "store").dropped
+
+
+def test_a_shard_that_changes_under_a_reader_is_the_houses_error(material: Path, tmp_path: Path) -> None:
+    settings = recipe_of(material, tmp_path / "store")
+    label(settings)
+    teacher = load(settings.teacher)
+    batch, _ = next(corpus_of(settings, teacher.model).train.all(64))
+    for path in (tmp_path / "store" / "shards").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(RunError, match="cannot be read"):
+        teacher.signal(batch)
+
+
+def test_two_processes_that_make_one_store_at_once_agree(tmp_path: Path) -> None:
+    how = TopK(300, 4).settings()
+    same = stores.describe(how, teacher="t", tokenizer="k", outcomes=300, block=8, arithmetic="float32")
+    assert stores._write_new(tmp_path / "manifest.json", same)
+    assert not stores._write_new(tmp_path / "manifest.json", {})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == same
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
