@@ -20,18 +20,18 @@ TEXTS = {
 }
 
 
-def make_byte_level() -> PreTrainedTokenizerFast:
-    return make_tokenizer(320)
+def make_byte_level(vocabulary: int = 320) -> PreTrainedTokenizerFast:
+    return make_tokenizer(vocabulary)
 
 
-def make_word_piece() -> PreTrainedTokenizerFast:
+def make_word_piece(vocabulary: int = 150) -> PreTrainedTokenizerFast:
     """Lower case, spaces dropped, [CLS] before and [SEP] after: as BERT's."""
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     inner.train_from_iterator(
-        LINES, trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+        LINES, trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     )
     inner.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
