@@ -167,6 +167,19 @@ def test_a_step_depends_on_its_arguments_only(shape: Shape, step: int, per_step:
     assert resumed == alone
 
 
+def test_each_run_says_where_in_its_example_it_begins() -> None:
+    shape = [(5, False), (30, False), (7, True), (19, False)]
+    begins = [10 + sum(length + 2 for length, _ in shape[:d]) for d in range(len(shape))]  # first token of each
+    pieces = corpus(shape)
+    batches = [b for b, _ in pieces.all(20)] + micro_batches(pieces, 9, 11, seed=3)
+    seen = set()
+    for batch in batches:
+        for run, key, offset in zip(runs(batch), batch.keys, batch.offsets_D, strict=True):
+            assert offset == run[0] - begins[int(key, 16)]
+            seen.add(offset % BLOCK)
+    assert len(seen) > 2  # beginnings of pieces and of what was left of them
+
+
 def test_each_epoch_and_seed_has_its_own_order() -> None:
     pieces = corpus([(BLOCK, False)] * 40)
     total = 40 * BLOCK

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,7 +70,7 @@ def corpus_of(settings: stillhouse.Recipe, model: Model) -> data.Corpus:
     return data.prepare(settings.data, model.tokenizer, settings.folder / "data", teacher=model)
 
 
-def by_place(batch: Batch, signal: Signal) -> Iterator[tuple[tuple[str, int], tuple[object, ...]]]:
+def by_place(batch: Batch, signal: Signal) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
     """(key, token of the example) → everything that was said there."""
     for n, (p, d) in enumerate(zip(batch.select_N.tolist(), batch.document_N.tolist(), strict=True)):
         said = (signal.ids_NK, signal.logp_NK, signal.rest_N)
@@ -77,9 +78,7 @@ def by_place(batch: Batch, signal: Signal) -> Iterator[tuple[tuple[str, int], tu
         yield (batch.keys[d], at), tuple(x[n].tolist() for x in said if x is not None)
 
 
-def all_of(
-    store: Path, settings: stillhouse.Recipe, micro_tokens: int = 64
-) -> dict[tuple[str, int], tuple[object, ...]]:
+def all_of(store: Path, settings: stillhouse.Recipe, micro_tokens: int = 64) -> dict[tuple[str, int], tuple[Any, ...]]:
     found, model = Store(store), stillhouse.models.load(settings.teacher.options["model"])
     corpus = corpus_of(settings, model)
     return dict(
@@ -318,6 +317,27 @@ def test_others_can_read_it(material: Path, whole: Path) -> None:
                 assert np.exp(said[2]) == pytest.approx(rest, rel=1e-4)
                 seen += 1
     assert seen == len(expected)
+
+
+def test_the_example_on_the_docs_page_reads_it(material: Path, whole: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    for old, new in (
+        ("stores/smollm2/shards", str(whole / "shards")),
+        ('split="train"', f'split="train", cache_dir="{tmp_path}"'),
+        ("64, 255", "8, 255"),
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    expected = all_of(whole, recipe_of(material, whole))
+    assert len(names["where"]) == names["n"] > 3
+    for n, place in enumerate(names["where"].tolist()):
+        ids, logp, rest = expected[names["row"]["key"], names["row"]["offset"] + place]
+        assert names["ids"][n].tolist() == ids
+        assert np.log(names["p"][n]) == pytest.approx(logp, abs=1e-4)
+        assert np.log(names["rest"][n]) == pytest.approx(rest, abs=1e-4)
 
 
 def test_a_damaged_store_is_told_of_and_never_tells_wrong(material: Path, whole: Path, tmp_path: Path) -> None:
