@@ -408,3 +408,17 @@ def test_two_processes_that_make_one_store_at_once_agree(tmp_path: Path) -> None
     assert not stores._write_new(tmp_path / "manifest.json", {})
     assert json.loads((tmp_path / "manifest.json").read_text()) == same
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("kind", ["topk", "sampled", "hidden"])
+def test_a_whole_run_learns_from_the_store(material: Path, tmp_path: Path, kind: str) -> None:
+    changes = (f"teacher.kind={kind}", f"run={tmp_path / 'run'}", "objective.temperature=1", "evaluate.control=false")
+    settings = recipe_of(material, tmp_path / "store", *changes, "trainer.validate_every=1", "report.new_tokens=2")
+    with pytest.raises(RunError, match="stillhouse label"):
+        stillhouse.run(settings)
+    label(settings)
+    folder = stillhouse.run(settings)
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = [line["forward_kl"] for line in steps if "forward_kl" in line]
+    assert len(losses) == 2 and all(np.isfinite(losses))
+    assert (folder / "student" / "model.safetensors").is_file() and (folder / "report.html").is_file()
