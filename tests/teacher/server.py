@@ -106,15 +106,16 @@ def serving(server: Server) -> Iterator[Server]:
                 server.under_way += 1
                 server.most_under_way = max(server.most_under_way, server.under_way)
                 failure = server.failures.pop(0) if server.failures else None
-            try:
-                self.reply(body, failure)
-            finally:
-                with server.lock:
-                    server.under_way -= 1
+            self.reply(body, failure)
+
+        def leave(self) -> None:
+            with server.lock:  # before the answer goes: the next request may come before this thread goes on
+                server.under_way -= 1
 
         def reply(self, body: dict[str, Any], failure: Any) -> None:
             time.sleep(server.slow)
             if failure == "drop":
+                self.leave()
                 self.connection.close()
                 return
             if failure == "hang":
@@ -133,6 +134,7 @@ def serving(server: Server) -> Iterator[Server]:
             else:
                 status, answer = server.answer(body)
             content = json.dumps(answer).encode()
+            self.leave()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             for name, value in headers.items():
