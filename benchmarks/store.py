@@ -161,17 +161,15 @@ def main() -> None:
     }
     console = Console()
     console.print(f"held-out KL: {before:.4f} untrained, {best:.4f} from the live teacher")
+    told: dict[str, list[Signal]] = {}
     codecs = kinds(model.outcomes, model.head.weight_VH.shape[1])
     for name, codec in codecs.items():
-        row, _ = measure(codec, train, live, teacher)
+        row, told[name] = measure(codec, train, live, teacher)
         row["label_speed"] = forward / (forward + row["encode_seconds_per_token"] * tokens - row.pop("head_seconds"))
         found["kinds"][name] = row
         console.print(name, {k: round(v, 6) for k, v in row.items()})
-    for name, codec in codecs.items():
-        row = found["kinds"][name]
-        row["held_out_kl"], row["step_seconds"] = learn(
-            model, asked.keep, train, measure(codec, train, live, teacher)[1], held
-        )
+    for name, row in found["kinds"].items():
+        row["held_out_kl"], row["step_seconds"] = learn(model, asked.keep, train, told[name], held)
         row["penalty"] = row["held_out_kl"] / best - 1.0
         row["look_up_share"] = row["look_up_seconds"] / row["step_seconds"]
         write_json(RESULTS / "store.json", found)
