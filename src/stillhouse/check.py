@@ -81,6 +81,8 @@ def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, 
     for i, source in enumerate(settings.data.sources):
         yield "source", source, f"data.sources.{i}"
         yield "format", source.format, f"data.sources.{i}.format"
+    if settings.data.sampler is not None:
+        yield "sampler", settings.data.sampler, "data.sampler"
     yield "teacher", settings.teacher, "teacher"
     yield "builder", settings.student, "student"
     yield from (("logger", s, f"trainer.loggers.{i}") for i, s in enumerate(settings.trainer.loggers))

@@ -77,6 +77,30 @@ def check(
 
 
 @app.command()
+def label(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    shard: Annotated[
+        str, typer.Option(help="Only one part of the text, i/n: parts may be labelled on different machines.")
+    ] = "1/1",
+) -> None:
+    """Store what the teacher says of a recipe's text: it runs once, and never again while students learn from it.
+
+    The recipe's teacher is {name: store, path: stores/mine, model: THE TEACHER}; `stillhouse run` then learns from the store.
+    An interruption costs one unfinished shard; the same command goes on.
+    """
+    from stillhouse.errors import RecipeError, fail
+    from stillhouse.label import label as verb
+    from stillhouse.recipe import load
+
+    number, slash, parts = shard.partition("/")
+    if not (slash and number.isdigit() and parts.isdigit()):
+        raise fail(RecipeError, "--shard", f"'{shard}' is no part of a whole", "Write --shard 3/16.")
+    path = verb(load(recipe, overrides or ()), console=Console(), shard=(int(number), int(parts)))
+    Console().print(f"Store: {path}", highlight=False)
+
+
+@app.command()
 def inspect(
     teacher: Annotated[
         str, typer.Argument(help="A hub id, a folder, a .gguf file, or pkg:PACKAGE.", show_default=False)

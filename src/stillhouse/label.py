@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 from stillhouse import data, machine, recipe
-from stillhouse.data.render import fingerprint as tokenizer_fingerprint
 from stillhouse.errors import RecipeError, RunError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -23,6 +22,7 @@ from stillhouse.teacher.codec import Codec
 from stillhouse.teacher.sources.store import codec_of, weights
 from stillhouse.teacher.store import Piece, Store, Writer, create, describe, fingerprint
 from stillhouse.types import Batch
+from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
 
 def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tuple[int, int] = (1, 1)) -> Path:

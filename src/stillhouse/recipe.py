@@ -83,6 +83,8 @@ class Data(Section):
     """What to do with examples whose prompt leaves no room for an answer in a block."""
     max_documents: int | None = Field(default=None, ge=2)
     """Stop reading the sources after so many documents (a streamed source may have no end)."""
+    sampler: Strategy | None = None
+    """Whose words, in what proportion: a strategy of the kind sampler, such as student_text; all of the data if not given."""
     seed: int = 0
     """Of the shuffle and of the choice of held-out documents."""
 

@@ -262,7 +262,7 @@ def train_student(
         trainer.train(
             learner,
             speaking,
-            WithoutBytes(corpus.train),
+            WithoutBytes(corpus.train) if control else sampled(settings.data, corpus, master),
             WithoutBytes(corpus.validation),
             settings.trainer,
             folder,
@@ -296,6 +296,16 @@ def read_first(master: Teacher, corpus: data.Corpus, say: Callable[..., None]) -
             "Fine-tune the teacher on such text first, or lower objective.alpha.",
             highlight=False,
         )
+
+
+def sampled(section: recipe.Data, corpus: data.Corpus, master: Teacher) -> Any:
+    """What the student is trained on: the corpus, or what a sampler makes of it."""
+    pieces = WithoutBytes(corpus.train)
+    if section.sampler is None:
+        return pieces
+    sampler = find("sampler", section.sampler.name, "data.sampler")
+    options = check_options(sampler, section.sampler.options, "data.sampler")
+    return sampler(pieces, (end_token(master.tokenizer, section.end_token),), **options)
 
 
 def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.Ranks) -> dict[str, machine.Choice]:

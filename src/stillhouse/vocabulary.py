@@ -6,6 +6,7 @@ of a word list are one and the same piece of text.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ class Comparison:
     def comparable(self) -> bool:
         """Whether distributions can be compared id by id, on the ids that both have."""
         return self.kind in ("same", "padded")
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """A hash of what a tokenizer does: vocabulary, rules, special tokens and chat template, not its name or size."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for state in ("truncation", "padding"):  # of its last call, not of the tokenizer
+        content.pop(state, None)
+    parts = [content, tokenizer.chat_template, dict(tokenizer.special_tokens_map)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def compare_vocabularies(student_tokenizer: Any, teacher_tokenizer: Any) -> Comparison:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillhouse.data.render import NO_LOSS, Example, Rendered, end_token, fingerprint, fit, tokenise, value_of
+from stillhouse.data.render import NO_LOSS, Example, Rendered, end_token, fit, tokenise, value_of
 from stillhouse.errors import DataError, ModelError
+from stillhouse.vocabulary import fingerprint
 
 from .tiny import make, make_lossy, make_pieced
 

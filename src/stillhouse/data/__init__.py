@@ -24,12 +24,13 @@ import numpy as np
 
 from stillhouse.data import pace
 from stillhouse.data.reading import Record
-from stillhouse.data.render import NO_LOSS, Rendered, end_token, fingerprint, fit, tokenise
+from stillhouse.data.render import NO_LOSS, Rendered, end_token, fit, tokenise
 from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
 from stillhouse.recipe import Data
+from stillhouse.vocabulary import fingerprint
 
 if TYPE_CHECKING:
     from stillhouse.data.pieces import Pieces
@@ -139,7 +140,7 @@ def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int) ->
             files.append([str(path), stat.st_size, stat.st_mtime_ns])
     return {
         "format": _FORMAT,
-        "section": section.model_dump(mode="json"),
+        "section": section.model_dump(mode="json", exclude={"sampler"}),
         "tokenizer": fingerprint(tokenizer),
         "end": end,
         "code": code,

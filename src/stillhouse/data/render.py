@@ -6,8 +6,6 @@ whole, so no token depends on where a format thought a border was, and finds the
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,15 +123,6 @@ def end_token(tokenizer: Any, wanted: str | None) -> int:
             did_you_mean(wanted, special) if special else "Name a token of its vocabulary.",
         )
     return vocabulary[wanted]
-
-
-def fingerprint(tokenizer: Any) -> str:
-    """A hash of what a tokenizer does: vocabulary, rules, special tokens and chat template, not its name or size."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    for state in ("truncation", "padding"):  # of its last call, not of the tokenizer
-        content.pop(state, None)
-    parts = [content, tokenizer.chat_template, dict(tokenizer.special_tokens_map)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Example]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from stillhouse.data.render import fingerprint as tokenizer_fingerprint
 from stillhouse.errors import ModelError, RecipeError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -19,6 +18,7 @@ from stillhouse.teacher import Teacher
 from stillhouse.teacher.codec import Codec, Hidden, Sampled, TopK
 from stillhouse.teacher.store import Store, fingerprint, refuse_foreign
 from stillhouse.types import Batch, Signal
+from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
 
 class StoredTeacher(Teacher):
