@@ -34,7 +34,6 @@ class Server:
         self.failures = failures or []
         self.most = 64
         self.bodies: list[dict[str, Any]] = []
-        self.times: list[float] = []
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
         self.slow = 0.0
@@ -101,7 +100,6 @@ def serving(server: Server) -> Iterator[Server]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with server.lock:
-                server.times.append(time.monotonic())
                 server.bodies.append(body | {"path": self.path})
                 server.under_way += 1
                 server.most_under_way = max(server.most_under_way, server.under_way)

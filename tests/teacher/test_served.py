@@ -338,11 +338,11 @@ def test_failed_tries_cost_no_tokens(serve: Serve, ask):
 
 def test_the_rate_is_kept(serve: Serve, ask):
     server = serve()
-    teacher = ask(server, concurrency=4, requests_per_minute=1200)
+    teacher = ask(server, concurrency=4, requests_per_minute=600)
+    began = time.monotonic()
     teacher.signal(batch_of([4, 5, 6, 3, 4]))
-    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    assert server.times[-1] - server.times[0] >= 0.05 * len(gaps) - 0.06
-    assert len(gaps) == 8
+    assert time.monotonic() - began >= 4 * 0.1  # what lies between five requests
+    assert len(server.bodies) == 9
 
 
 def test_so_many_at_a_time(serve: Serve, ask):
