@@ -411,6 +411,18 @@ def test_adaptive_kl_follows_the_gap():
     torch.testing.assert_close(whole, call("forward_kl", in_tail, teacher))
 
 
+def test_adaptive_kl_finds_a_head_of_many_outcomes():
+    """One row is sure, the other's head is hundreds of outcomes long."""
+    g = torch.Generator().manual_seed(8)
+    teacher, student = torch.randn(2, 500, generator=g).double(), torch.randn(2, 500, generator=g).double()
+    teacher[0, 7] = 12.0
+    for head in (0.5, 0.95):
+        found = call("adaptive_kl", student, teacher, head=head)
+        for n in range(2):
+            slow = OUTCOMES["adaptive_kl"](student[n], teacher[n], 0, head=head)
+            assert found[n].item() == pytest.approx(slow.item(), rel=1e-9)
+
+
 def test_adaptive_kl_takes_the_rest_of_a_truncated_teacher_for_tail():
     """Although it is larger than what is named: it stands for many outcomes."""
     p, q = [0.3, 0.1, 0.25, 0.2, 0.15], [0.1, 0.3, 0.3, 0.15, 0.15]
