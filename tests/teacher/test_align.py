@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -14,10 +15,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from two_tokenizers import TEXTS, batch_of, end_of, make_byte_level, make_model, make_word_piece
 
+from stillhouse.data import prepare
 from stillhouse.errors import DataError
 from stillhouse.find import find
 from stillhouse.models import Model
 from stillhouse.objective.chunks import WeightedLoss, chunked
+from stillhouse.recipe import Data
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.align import Alignment, aligned, match
 from stillhouse.types import Batch, Output, Signal
@@ -348,3 +351,24 @@ def test_alignment_knows_the_outcomes_of_the_tokenizer():
     for a, b in zip(ours.tolist()[:-1], theirs.tolist()[:-1], strict=True):
         assert meanings[0][a] == meanings[1][b]
         assert found.twin_V[a] == b
+
+
+def test_batches_of_the_data_stage_cut_anywhere(tmp_path):
+    """Runs that begin inside a text know where: every step of an epoch and more is aligned, none is refused."""
+    student, teacher = make_byte_level(), make_word_piece()
+    lines = [f"{text} {text} {i}" for i in range(4) for text in TEXTS.values()]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    section = Data(
+        sources=[{"name": "jsonl", "path": str(tmp_path / "lines.jsonl"), "format": "text"}], block=40, validation=0.2
+    )
+    corpus = prepare(section, student, tmp_path / "data")
+    texts = {hashlib.blake2b(line.encode(), digest_size=16).hexdigest(): line for line in lines}
+    master = aligned(Teacher(make_model(teacher)), student, texts.__getitem__)
+    offsets, exact = set(), 0
+    for step in range(20):
+        for batch in corpus.train.step(step, tokens_per_step=60, micro_tokens=60, seed=0):
+            signal = master.signal(batch)
+            offsets |= set(batch.offsets_D)
+            exact += int(signal.exact_N.sum())
+            assert len(signal.exact_N) == len(batch.labels_N)
+    assert len(offsets) > 3 and exact > 100
