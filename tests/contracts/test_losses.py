@@ -411,6 +411,14 @@ def test_adaptive_kl_follows_the_gap():
     torch.testing.assert_close(whole, call("forward_kl", in_tail, teacher))
 
 
+def test_the_rest_is_no_outcome_to_choose_or_rank():
+    """Though of all that is named it is the most probable: three of nine outcomes, nearly alike."""
+    teacher, student = torch.arange(9.0)[None].double() / 50, torch.randn(1, 9, dtype=torch.float64)
+    for name, options in (("top1_cross_entropy", {}), ("ranking", {"k": 3})):
+        cut, whole = call(name, student, truncated(teacher, 3), **options), call(name, student, teacher, **options)
+        torch.testing.assert_close(cut, whole)
+
+
 def test_adaptive_kl_finds_a_head_of_many_outcomes():
     """One row is sure, the other's head is hundreds of outcomes long."""
     g = torch.Generator().manual_seed(8)
