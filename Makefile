@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types tests bench-step clean help
+.PHONY: demo test lint types tests bench-step profile test-serving clean help
 
 help:
 	@echo "make demo        distil a real language model and write its report (about 12 minutes on 2 CPU cores)"
 	@echo "make test        lint, types and tests"
 	@echo "make bench-step  one training step against other distillers, interleaved (installs them first)"
+	@echo "make profile     where the time of a training step goes"
+	@echo "make test-serving  a real vLLM server against torch, every log-probability (3.5 GB, once)"
 	@echo "make clean       remove .venv and runs"
 
 demo: $(VENV)/.teacher
@@ -30,6 +32,12 @@ tests: $(VENV)/.dev $(VENV)/.teacher
 
 bench-step: $(VENV)/.peers $(VENV)/.teacher
 	$(BIN)/python benchmarks/step.py
+
+profile: $(VENV)/.dev $(VENV)/.teacher
+	$(BIN)/python benchmarks/profile_step.py
+
+test-serving: $(VENV)/.teacher
+	$(BIN)/python tests/serving/check.py --environment .venv-serving
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@test -d $(VENV) || (echo "Making $(VENV) …" && $(PYTHON) -m venv $(VENV))
@@ -52,4 +60,4 @@ $(VENV)/.peers: $(VENV)/.core
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-serving runs

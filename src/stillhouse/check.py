@@ -59,10 +59,17 @@ def check(settings: recipe.Recipe) -> None:
             function = find(kind, strategy.name, where)
             options = check_options(function, strategy.options, where)
             problems += files_missing(function, options, where)
+            if kind == "sampler":
+                function(None, **options)  # it reads nothing yet, but knows which options make sense
     with gathering(problems):
         from stillhouse.objective import terms_of
 
         terms_of(settings.objective)
+    if settings.data.sampler is not None and settings.teacher.name == "store":
+        what = "what the student writes is new: nothing is stored of it"
+        problems.append(
+            Problem("data.sampler", what, "Take a teacher that answers while training, or leave data.sampler out.")
+        )
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -120,6 +127,11 @@ def machine_problems(settings: recipe.Recipe) -> list[Problem]:
         what = f"{micro_batches} micro-batches a step cannot be shared evenly by {world} processes"
         way_out = f"Make tokens_per_step / micro_tokens a multiple of {world}."
         problems.append(Problem("trainer.tokens_per_step", what, way_out))
+    if settings.data.sampler is not None and world > 1:
+        what = f"the student cannot write while its weights are split over {world} processes"
+        problems.append(
+            Problem("data.sampler", what, "Train with one process, or take data.sampler out of the recipe.")
+        )
     folder = settings.folder
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
@@ -154,6 +166,10 @@ def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
             what = f"learns from the teacher's {', '.join(sorted(missing))}, which {teacher.name} does not show"
             problems.append(Problem(where, what, "Take a teacher that runs here: a folder, a hub id or a GGUF file."))
         if term.want or not learns_from_teacher(term.loss):
+            continue
+        if not teacher.forms:
+            what = f"learns from the teacher's probabilities, which {teacher.name} does not give"
+            problems.append(Problem(where, what, "Set objective.alpha=0 and learn from its text: {name: written, …}."))
             continue
         sampled, truncated = "sampled" in teacher.forms, teacher.forms != {"dense"}
         if sampled and (needs & {"topk", "dense"}):
@@ -197,7 +213,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Teacher | No
     from stillhouse import machine, student, teacher
 
     master = (loaded or teacher.load(settings.teacher, empty=True)).model
-    pupil = student.build(settings.student, master)
+    pupil = student.build(settings.student, master, empty=next(master.parameters()).is_meta)
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
     heads = [m.head_layer.weight.numel() for m in (master, pupil)]

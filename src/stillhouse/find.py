@@ -82,7 +82,7 @@ def find(kind: str, name: str, where: str = "") -> Callable[..., Any]:
 
 def options_model(function: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of a strategy's keyword-only arguments, with their types and defaults."""
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:

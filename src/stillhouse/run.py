@@ -125,7 +125,7 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = load_teacher(settings, console)
-                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model)
+                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
                 collect(folder, settings, master, corpus, console)
         return judge(folder, settings, clock.seconds)
 
@@ -214,13 +214,11 @@ def prepare(settings: recipe.Recipe, master: Teacher, folder: Path, console: Con
     def make() -> None:
         with timed(console, "Preparing the text") as tell:
             corpora.append(
-                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model, progress=tell)
+                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=tell)
             )
 
     distributed.together(make)
-    return (
-        corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master.model)
-    )
+    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
 
 
 def train_student(
@@ -241,7 +239,7 @@ def train_student(
         return
     pupil = student.build(settings.student, master.model, settings.trainer.seed)
     pupil.name = f"{settings.name}-control" if control else settings.name
-    speaking = None if control else teaching(master, arithmetic["teacher"], ranks)
+    speaking = None if control or not master.forms else teaching(master, arithmetic["teacher"], ranks)
 
     def similarity() -> torch.Tensor:
         assert speaking is not None
@@ -345,9 +343,8 @@ def collect(
     folder: Path, settings: recipe.Recipe, master: Teacher, corpus: data.Corpus, console: Console | None
 ) -> None:
     """Load what is to be compared, one role at a time, and fill the item table."""
-    master.model.set_compute_dtype(torch.float32)
+    precise = Teacher(in_float32(master.model)) if master.alone else master.placed(in_float32)
     loaders: dict[str, Callable[[], Model]] = {
-        "teacher": lambda: master.model,
         "before": lambda: student.build(settings.student, master.model, settings.trainer.seed),
         "student": lambda: models.load(str(folder / "student"), name=settings.name),
     }
@@ -356,7 +353,13 @@ def collect(
     batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
     counts_V = corpus.train.label_counts(master.model.outcomes)
     end = end_token(master.tokenizer, settings.data.end_token)
-    collect_items(folder, batches, counts_V, loaders, end, settings.report, console)
+    collect_items(folder, batches, counts_V, precise, loaders, end, settings.report, console)
+
+
+def in_float32(model: Model) -> Model:
+    """The model, set to compute exactly."""
+    model.set_compute_dtype(torch.float32)
+    return model
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -15,6 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from shared import make_llama, make_tokenizer
 
+from stillhouse import recipe
+from stillhouse.check import check
+from stillhouse.errors import RecipeError
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -82,3 +86,14 @@ def test_killed_amid_its_own_text_it_ends_with_the_same_bits(asked: Path, tmp_pa
     shares = [line["own_share"] for line in steps(whole) if "own_share" in line]
     assert 0.0 < sum(shares) / len(shares) < 1.0
     assert all("own_share" not in line for line in steps(whole / "control"))  # nobody could judge what it wrote
+    assert "own_length" not in (whole / "report.html").read_text()
+
+
+def test_what_cannot_be_is_refused_before_anything_is_loaded(asked: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(RecipeError, match=r"data\.sampler\.share"):
+        check(recipe.load(asked, ["data.sampler.share=1.5"]))
+    with pytest.raises(RecipeError, match="nothing is stored of it"):
+        check(recipe.load(asked, ["teacher.name=store"]))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="Train with one process"):
+        check(recipe.load(asked))

@@ -79,7 +79,7 @@ def test_an_empty_student_has_the_real_ones_size(llama: Model):
     empty_teacher = copy.deepcopy(llama).to("meta")
     empty_teacher.network.tie_weights()
     for section in (Student(name="drop_layers", keep=1), Student(name="random", hidden=16, layers=3)):
-        real, empty = build(section, llama), build(section, empty_teacher)
+        real, empty = build(section, llama), build(section, empty_teacher, empty=True)
         assert next(empty.parameters()).is_meta
         assert real.parameters_count == empty.parameters_count
 

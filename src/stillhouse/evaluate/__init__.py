@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -19,11 +19,15 @@ from stillhouse.find import check_options, find
 from stillhouse.models import Model
 from stillhouse.progress import bar
 
+if TYPE_CHECKING:
+    from stillhouse.evaluate.score import Speaks
+
 
 def collect(
     folder: Path,
     batches: list[Any],
     counts_V: Any,
+    teacher: Speaks,
     loaders: Mapping[str, Callable[[], Model]],
     end: int,
     section: recipe.Report,
@@ -35,7 +39,8 @@ def collect(
         folder: the run's.
         batches: held-out micro-batches, each with the UTF-8 bytes of its labels.
         counts_V: how often each token was a label in training: the unigram floor.
-        loaders: role → what loads its model; the teacher first.
+        teacher: whose distributions all others are compared with.
+        loaders: role → what loads its model, of all others.
         end: id of the token that ends a document.
         section: the recipe's report, for its prompts.
         console: where to show progress.
@@ -45,21 +50,24 @@ def collect(
     from stillhouse.evaluate.score import read, score
 
     positions = sum(len(batch.labels_N) for batch, _ in batches)
-    writers = {"teacher": loaders["teacher"]()}
-    with bar(console, "Reading held-out text", positions * len(loaders), "tokens") as tick:
-        text = read(batches, counts_V, writers["teacher"], tick)
+    writers = {"teacher": teacher.model}
+    with bar(console, "Reading held-out text", positions * (1 + len(loaders)), "tokens") as tick:
+        text = read(batches, counts_V, teacher, tick)
         for role, load in loaders.items():
-            if role != "teacher":
-                writers[role] = load()
-                text = score(text, role, writers[role], tick)
+            writers[role] = load()
+            text = score(text, role, writers[role], tick)
     records.write(folder / "evaluation" / "items.parquet", text.items)
-    with bar(console, "Writing samples", len(section.prompts) * len(writers), "texts") as tick:
-        written = samples(section.prompts, writers, section.new_tokens, end, tick)
-    write_json(folder / "samples.json", written)
     facts = {
         role: {"name": model.name, "parameters": model.parameters_count, "bytes": 4 * model.parameters_count}
         for role, model in writers.items()
     }
+    facts["teacher"]["name"] = teacher.name
+    if not teacher.forms:
+        del writers["teacher"]
+    speaks = None if teacher.alone else teacher.signal
+    with bar(console, "Writing samples", len(section.prompts) * len(writers), "texts") as tick:
+        written = samples(section.prompts, writers, section.new_tokens, end, tick, speaks)
+    write_json(folder / "samples.json", written)
     write_json(folder / "evaluation" / "models.json", facts)
 
 

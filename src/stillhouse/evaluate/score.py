@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stillhouse.evaluate.part import compare_itself, compare_part
 from stillhouse.evaluate.records import Items, Scores
 from stillhouse.models import Model
-from stillhouse.rows import compare
-from stillhouse.types import Batch, Head
+from stillhouse.rows import Compared, compare
+from stillhouse.types import Batch, Signal
 
 CHUNK = 256
 """Positions whose logits exist at one time."""
+
+
+class Speaks(Protocol):
+    """A teacher: a model here, several, one behind a server, or what one said before."""
+
+    alone: bool
+    forms: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def model(self) -> Model:
+        """Its network, or only its shapes."""
+        ...
+
+    def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:
+        """What it says of a batch's positions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,21 +47,20 @@ class HeldOut:
 
     Args:
         batches: the text.
-        hidden: the teacher's hidden states of each batch's positions, from which its distributions follow exactly.
-        head: the teacher's.
+        signals: what the teacher says of each batch's positions; of a model here its hidden states and head, from which its
+            distributions follow exactly. None of a teacher that only writes text.
         items: the table so far.
 
     """
 
     batches: Sequence[Batch]
-    hidden: Sequence[Tensor]
-    head: Head
+    signals: Sequence[Signal | None]
     items: Items
 
 
 @torch.no_grad()
 def read(
-    batches: Sequence[tuple[Batch, np.ndarray]], counts_V: np.ndarray, teacher: Model, tick: Callable[[int], None]
+    batches: Sequence[tuple[Batch, np.ndarray]], counts_V: np.ndarray, teacher: Speaks, tick: Callable[[int], None]
 ) -> HeldOut:
     """Let the teacher read the text; its own scores and those of the unigram floor are in the table afterwards.
 
@@ -49,10 +71,10 @@ def read(
         tick: called with the number of positions after each batch.
 
     """
-    teacher.eval()
-    hidden, kept = [], [batch for batch, _ in batches]
+    signals: list[Signal | None] = []
+    kept = [batch for batch, _ in batches]
     for batch in kept:
-        hidden.append(teacher(batch)[0])
+        signals.append(teacher.signal(batch) if teacher.forms else None)
         tick(len(batch.labels_N))
     keys = np.array([batch.keys[d] for batch in kept for d in batch.document_N.tolist()], dtype=np.object_)
     _, document = np.unique(keys.astype(str), return_inverse=True)
@@ -66,8 +88,8 @@ def read(
         bytes=length,
         roles={"floor": Scores(nll=unigram_nll(counts_V, label))},
     )
-    text = HeldOut(kept, hidden, teacher.head, items)
-    return score(text, "teacher", teacher, lambda _: None)
+    text = HeldOut(kept, signals, items)
+    return score(text, "teacher", teacher.model, lambda _: None) if teacher.forms else text
 
 
 @torch.no_grad()
@@ -75,20 +97,36 @@ def score(text: HeldOut, role: str, model: Model, tick: Callable[[int], None]) -
     """The text with one more role in its table."""
     model.eval()
     parts: list[tuple[Tensor, ...]] = []
-    for batch, teacher_NH in zip(text.batches, text.hidden, strict=True):
-        hidden_NH = teacher_NH if role == "teacher" else model(batch)[0]
-        for start in range(0, hidden_NH.shape[0], CHUNK):
-            rows = slice(start, start + CHUNK)
-            found = compare(
-                model.head.logits(hidden_NH[rows]), text.head.logits(teacher_NH[rows]), batch.labels_N[rows]
-            )
-            correct_N, agree_N = found.top_N == batch.labels_N[rows], found.top_N == found.teacher_top_N
+    for batch, signal in zip(text.batches, text.signals, strict=True):
+        hidden_NH = None if role == "teacher" else model(batch)[0]
+        for start in range(0, len(batch.labels_N), CHUNK):
+            stop = min(start + CHUNK, len(batch.labels_N))
+            logits_NV = None if hidden_NH is None else model.head.logits(hidden_NH[start:stop])
+            labels_N = batch.labels_N[start:stop]
+            said = None if signal is None else signal.rows(start, stop)
+            found = _compared(logits_NV, said, labels_N, model.outcomes)
+            correct_N, agree_N = found.top_N == labels_N, found.top_N == found.teacher_top_N
             parts.append((found.nll_N, found.kl_N, agree_N, found.accept_N, found.conf_N, correct_N))
         tick(len(batch.labels_N))
     columns = [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
     nll, kl, agree, accept, conf, correct = columns
+    if any(signal is None for signal in text.signals):
+        return HeldOut(text.batches, text.signals, text.items.with_role(role, Scores(nll, conf=conf, correct=correct)))
     scores = Scores(nll, np.maximum(kl, 0.0), agree, np.clip(accept, 0.0, 1.0), np.clip(conf, 0.0, 1.0), correct)
-    return HeldOut(text.batches, text.hidden, text.head, text.items.with_role(role, scores))
+    return HeldOut(text.batches, text.signals, text.items.with_role(role, scores))
+
+
+def _compared(logits_NV: Tensor | None, teacher: Signal | None, labels_N: Tensor, outcomes: int) -> Compared:
+    """A model against the teacher's whole distribution or a part of it; the teacher itself where there are no logits."""
+    if teacher is None:
+        assert logits_NV is not None
+        return compare(logits_NV, logits_NV, labels_N)
+    if teacher.dense:
+        assert teacher.logits_NV is not None
+        return compare(teacher.logits_NV if logits_NV is None else logits_NV, teacher.logits_NV, labels_N)
+    if logits_NV is None:
+        return compare_itself(teacher, labels_N, outcomes)
+    return compare_part(logits_NV, teacher, labels_N)
 
 
 def unigram_nll(counts_V: np.ndarray, label_N: np.ndarray) -> np.ndarray:

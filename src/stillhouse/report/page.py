@@ -69,7 +69,8 @@ NEVER_MEASURED: tuple[tuple[str, str], ...] = (
 )
 """What no report may leave unsaid unless a measure of that name answers it."""
 
-_NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds", "validation"))
+_OWN = ("own_share", "own_length", "own_ended", "own_repeated")
+_NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds", "validation", *_OWN))
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from stillhouse.find import check_options, find
 from stillhouse.models import Model
 
 
-def build(section: recipe.Student, teacher: Model, seed: int = 0) -> Model:
-    """Make the student that a recipe names, from the teacher where it can be. An empty teacher gives an empty student.
+def build(section: recipe.Student, teacher: Model, seed: int = 0, *, empty: bool = False) -> Model:
+    """Make the student that a recipe names, from the teacher where it can be.
 
     Args:
         section: the recipe's.
         teacher: what it is made from.
         seed: of fresh weights: the same seed, the same student.
+        empty: only its shapes.
 
     Raises:
         ModelError: it cannot be made of this teacher.
@@ -27,7 +28,7 @@ def build(section: recipe.Student, teacher: Model, seed: int = 0) -> Model:
     options = check_options(builder, section.options, "student")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with torch.device("meta" if next(teacher.parameters()).is_meta else "cpu"):
+        with torch.device("meta" if empty else "cpu"):
             student: Model = builder(teacher, **options)
     if student.tokenizer is not teacher.tokenizer and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise fail(
@@ -36,4 +37,7 @@ def build(section: recipe.Student, teacher: Model, seed: int = 0) -> Model:
             f"the tokens of {student.name} are not those of its teacher {teacher.name}",
             "Take a student with the teacher's tokenizer.",
         )
+    if not empty and any(p.is_meta for p in student.parameters()):
+        what = f"is made of the weights of {teacher.name}, which are not here"
+        raise fail(ModelError, "student", what, "Take a student with weights of its own: random or pretrained.")
     return student.requires_grad_(True)

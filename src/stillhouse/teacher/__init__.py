@@ -26,9 +26,11 @@ class Teacher:
     """
 
     forms: frozenset[str] = frozenset({"dense"})
-    """Forms of its signals; see ``Signal``."""
+    """Forms of its signals; see ``Signal``. None where it only writes text."""
     shows: frozenset[str] = frozenset({"hidden", "attention"})
     """What it shows of its inner life."""
+    alone: bool = True
+    """Whether ``model`` is all of it, weights included: what is asked of the teacher may be asked of the model."""
 
     def __init__(self, model: Model) -> None:
         self.model = model.requires_grad_(False).eval()

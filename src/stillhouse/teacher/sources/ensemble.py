@@ -67,6 +67,7 @@ class Ensemble(Teacher):
     """
 
     shows = frozenset()
+    alone = False
 
     def __init__(
         self,

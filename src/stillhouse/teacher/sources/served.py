@@ -116,6 +116,7 @@ class Served(Teacher):
 
     forms = frozenset({"topk"})
     shows = frozenset()
+    alone = False
 
     def __init__(
         self, model: Model, client: Client, kept: Kept, *, k: int, text_only: bool = False, chat: bool | None = None

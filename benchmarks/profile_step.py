@@ -1,0 +1,48 @@
+"""Where the time of a training step goes: `make profile`.
+
+    python benchmarks/profile_step.py                 the live step of the step benchmark
+    python benchmarks/profile_step.py --of ours_top64
+
+One step warms up, two are recorded; a row is an operation of torch, by the time it took itself. Time in the compiled
+rows is in none of them: it is what the step takes beyond their sum, and is printed by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from step import VARIANTS, Bench
+from torch.profiler import ProfilerActivity, profile
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", choices=list(VARIANTS), default="ours_live")
+    parser.add_argument("--steps", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    step = VARIANTS[given.of](Bench(None, keep=10, rows=4, length=256))
+    step()
+    began = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(given.steps):
+            step()
+    seconds = (time.perf_counter() - began) / given.steps
+    rows = sorted(found.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    told = sum(row.self_cpu_time_total for row in rows) / 1e6 / given.steps
+    print(f"{given.of}: {seconds:.2f} seconds a step")
+    for row in rows[:14]:
+        own = row.self_cpu_time_total / 1e6 / given.steps
+        print(f"{own:8.3f} s {own / seconds:6.1%}  {row.key} ({row.count // given.steps} calls)")
+    print(
+        f"{max(seconds - told, 0.0):8.3f} s {max(seconds - told, 0.0) / seconds:6.1%}  outside torch: compiled rows, Python"
+    )
+
+
+if __name__ == "__main__":
+    main()
