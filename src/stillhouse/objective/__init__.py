@@ -84,6 +84,7 @@ def schedule(value: float | recipe.Strategy, where: str) -> Schedule:
         return lambda progress: float(value)
     function = find("schedule", value.name, where)
     options = check_options(function, value.options, where)
+    function(0.0, **options)  # what it refuses is told now, not at the first step
     return lambda progress: float(function(progress, **options))
 
 
