@@ -41,9 +41,9 @@ test-serving: $(VENV)/.teacher
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@test -d $(VENV) || (echo "Making $(VENV) …" && $(PYTHON) -m venv $(VENV))
-	@echo "Installing (once; torch is large: a few minutes) …"
-	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e .
+	@echo "Installing (once; torch is large: a few minutes; pip shows how far it is) …"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

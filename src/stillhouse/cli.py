@@ -23,6 +23,9 @@ app = typer.Typer(
     help="Distil a large language model into a small one, and know what was kept and what was lost.\n\n"
     "Start with [bold]stillhouse run recipe.yaml[/]; the recipes/ folder of the project has some to begin with.",
 )
+START_SECONDS = 6.0
+"""What importing torch and transformers takes on two CPU cores, about."""
+
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder, such as runs/demo.", show_default=False)]
 Overrides = Annotated[
@@ -38,13 +41,17 @@ def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
     The same command starts a run, continues it after any interruption, and answers at once when it is done.
     On several processes: torchrun --nproc-per-node 2 -m stillhouse run recipe.yaml
     """
-    from stillhouse.recipe import load
-    from stillhouse.run import run as verb
-    from stillhouse.trainer import distributed
+    from stillhouse.progress import timed
 
-    settings = load(recipe, overrides or ())
+    console = Console()
+    with timed(console if os.environ.get("RANK", "0") == "0" else None, "Starting", START_SECONDS):
+        from stillhouse.recipe import load
+        from stillhouse.run import run as verb
+        from stillhouse.trainer import distributed
+
+        settings = load(recipe, overrides or ())
     try:
-        verb(settings, console=Console())
+        verb(settings, console=console)
     finally:
         distributed.stop()
 

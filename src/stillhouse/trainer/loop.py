@@ -226,10 +226,11 @@ def train(
             say.step(progress.step, line, round(sums.positions))
 
             if validation_pieces is not None and _validates(progress.step, section):
-                values = validate(learner, teacher, validation_pieces, progress.step, section, ranks)
-                better = _take_note(progress, values["loss"])
-                if better and section.keep_best:
-                    checkpoints.save_best(weights)
+                with say.doing("validation"):
+                    values = validate(learner, teacher, validation_pieces, progress.step, section, ranks)
+                    better = _take_note(progress, values["loss"])
+                    if better and section.keep_best:
+                        checkpoints.save_best(weights)
                 metrics.write({"step": progress.step, "validation": values})
                 for log in loggers:
                     log(progress.step, {f"validation/{k}": v for k, v in values.items()})
@@ -237,7 +238,8 @@ def train(
 
             asked = sums.stop > 0
             if progress.step % section.checkpoint_every == 0 or _done(progress, section) or asked:
-                save()
+                with say.doing("saving"):
+                    save()
                 saved_at = progress.step
             if asked and not _done(progress, section):
                 raise InterruptedRunError(

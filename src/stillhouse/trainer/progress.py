@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stillhouse.progress import duration
 
 EVERY_SECONDS = 10.0
 """Between two lines where there is no terminal."""
@@ -31,6 +34,7 @@ class Reporter:
         self._began = time.perf_counter()
         self._tokens = 0
         self._last_line = 0.0
+        self._took: dict[str, float] = {}
         self._bar: Progress | None = None
         if console is not None and console.is_terminal and start < steps:
             self._bar = Progress(
@@ -42,7 +46,7 @@ class Reporter:
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task(escape(name), total=steps, completed=start, numbers="")
+            self._task = self._bar.add_task(escape(name), total=steps, completed=start, numbers="first step …")
             self._bar.start()
 
     def say(self, text: str) -> None:
@@ -80,6 +84,23 @@ class Reporter:
         """A validation is done."""
         parts = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.say(f"{self.name}: step {step}: held out: {parts}{' · best so far' if better else ''}")
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what holds the next step up, and how long it took the last time.
+
+        Args:
+            what: in a word or two, such as ``validation``.
+        """
+        before = self._took.get(what)
+        about = "" if before is None else f", about {duration(before)}"
+        if self._bar is not None:
+            self._bar.update(self._task, numbers=f"{what}{about} …", refresh=True)
+        elif before is not None and before >= EVERY_SECONDS:
+            self.say(f"{self.name}: {what}{about} …")
+        began = time.perf_counter()
+        yield
+        self._took[what] = time.perf_counter() - began
 
     def close(self) -> None:
         """Take the bar away."""
