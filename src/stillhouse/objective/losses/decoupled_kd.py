@@ -31,10 +31,13 @@ def decoupled_kd(
     Forward KL is the same with ``other`` = 1 − p(true): where the teacher is sure it hardly tells of the others, here it
     does. Zhao et al. 2022 (DKD), arXiv:2203.08679, §3, which takes ``target`` 1 and ``other`` up to 10 on images.
 
+    Where the student wrote the text itself (``truth_N`` is 0) its word is no true outcome, and setting it apart would only
+    make much of what it happened to draw: there it is the plain forward KL, which singles out none.
+
     Args:
         student: its logits.
         teacher: its logits.
-        batch: for the labels.
+        batch: for the labels, and which of them are true.
         target: weight of the first (α in the paper).
         other: weight of the second (β).
         temperature: of both.
@@ -58,4 +61,8 @@ def decoupled_kd(
     p_true_N1, p_not_N1, p_others_NS = split(log_p_NS)
     target_N1 = p_true_N1.exp() * (p_true_N1 - q_true_N1) + p_not_N1.exp() * (p_not_N1 - q_not_N1)
     other_N = (p_others_NS.exp() * (p_others_NS - q_others_NS)).sum(-1)
-    return (target * target_N1.squeeze(-1) + other * other_N) * temperature**2
+    value_N = target * target_N1.squeeze(-1) + other * other_N
+    if batch.truth_N is not None:
+        whole_N = (log_p_NS.exp() * (log_p_NS - log_q_NS)).sum(-1)
+        value_N = torch.where(batch.truth_N > 0, value_N, whole_N)
+    return value_N * temperature**2
