@@ -14,6 +14,7 @@ from stillhouse.errors import Problem, RecipeError, StillhouseError
 from stillhouse.find import check_options, find
 
 if TYPE_CHECKING:
+    from stillhouse.models import Model
     from stillhouse.teacher import Teacher
 
 
@@ -92,6 +93,7 @@ def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, 
         yield "sampler", settings.data.sampler, "data.sampler"
     yield "teacher", settings.teacher, "teacher"
     yield "builder", settings.student, "student"
+    yield from (("builder", s, f"student.then.{i}") for i, s in enumerate(settings.student.then))
     yield from (("logger", s, f"trainer.loggers.{i}") for i, s in enumerate(settings.trainer.loggers))
     yield from (("measure", s, f"evaluate.measures.{i}") for i, s in enumerate(settings.evaluate.measures))
     yield from (("export", s, f"export.formats.{i}") for i, s in enumerate(settings.export.formats))
@@ -160,12 +162,18 @@ def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
 
     problems, warnings = [], []
     for term in terms_of(objective):
+        outcomes = not term.want and learns_from_teacher(term.loss)
+        if outcomes and not teacher.same_outcomes and not getattr(term.loss, "across", False):
+            what = f"compares outcomes one by one, and {teacher.name} knows other tokens than the student"
+            way_out = "Set objective.soft=gold, which compares across tokenizers, or take a student with its tokenizer."
+            problems.append(Problem(f"objective, '{term.name}'", what, way_out))
+            continue
         needs = frozenset(getattr(term.loss, "needs", ()))
         where = f"objective, '{term.name}'"
         if missing := term.want - teacher.shows:
             what = f"learns from the teacher's {', '.join(sorted(missing))}, which {teacher.name} does not show"
             problems.append(Problem(where, what, "Take a teacher that runs here: a folder, a hub id or a GGUF file."))
-        if term.want or not learns_from_teacher(term.loss):
+        if not outcomes:
             continue
         if not teacher.forms:
             what = f"learns from the teacher's probabilities, which {teacher.name} does not give"
@@ -193,7 +201,7 @@ def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
     return warnings
 
 
-def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Teacher | None = None) -> Costs:
+def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher, Model] | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
     Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
@@ -202,7 +210,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Teacher | No
     Args:
         settings: a checked recipe.
         measure: time this machine's matrix products for an estimate of seconds.
-        loaded: the teacher, where it is in memory already.
+        made: teacher and student, where they are in memory already.
 
     Raises:
         ModelError: teacher or student cannot be made.
@@ -212,8 +220,11 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, loaded: Teacher | No
 
     from stillhouse import machine, student, teacher
 
-    master = (loaded or teacher.load(settings.teacher, empty=True)).model
-    pupil = student.build(settings.student, master, empty=next(master.parameters()).is_meta)
+    if made is None:
+        master = teacher.load(settings.teacher, empty=True).model
+        pupil = student.build(settings.student, master, empty=True)
+    else:
+        master, pupil = made[0].model, made[1]
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
     heads = [m.head_layer.weight.numel() for m in (master, pupil)]

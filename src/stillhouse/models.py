@@ -156,7 +156,8 @@ class Model(nn.Module):
         training = self.network.training
         self.network.eval()
         if self.packs:
-            self.network.set_attn_implementation("sdpa")
+            fast = getattr(self.network, "_supports_sdpa", False)  # not with a soft cap on the scores (Gemma 2)
+            self.network.set_attn_implementation("sdpa" if fast else "eager")
         try:
             yield self.network
         finally:
@@ -255,6 +256,25 @@ def load(
     if not empty:
         _check_head(loaded, where)
     return loaded
+
+
+def load_tokenizer(model: str, *, where: str = "tokenizer") -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer alone, from a folder or the hub; no code that lies beside it is run.
+
+    Raises:
+        ModelError: there is none, or it is not a fast one.
+    """
+    with _quiet():
+        try:
+            found = AutoTokenizer.from_pretrained(model)
+        except Exception as error:
+            text = str(error).strip().split("\n")[0]
+            what = f"'{model}' holds no tokenizer that can be loaded: {text}"
+            raise fail(ModelError, where, what, "Give a folder with tokenizer.json, or org/name.") from error
+    if not found.is_fast:
+        what = f"'{model}' has a {type(found).__name__}, which cannot say which characters a token stands for"
+        raise fail(ModelError, where, what, "Take a model whose folder has a tokenizer.json.")
+    return found
 
 
 def _check_folder(folder: Path, where: str) -> None:

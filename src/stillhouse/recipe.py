@@ -99,6 +99,9 @@ class Teacher(Strategy):
 class Student(Strategy):
     """Who is taught: a strategy of the kind builder, ``{name: drop_layers, keep: 10}``."""
 
+    then: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
+    """Further builders, each given what the one before made: ``then: [{name: trim_vocabulary, size: 16000}]``."""
+
 
 class Loss(Strategy):
     """A loss by its name, ``{name: skew_kl, skew: 0.1}``."""

@@ -21,20 +21,21 @@ from stillhouse import data, export, machine, models, recipe, student, teacher, 
 from stillhouse.check import check, costs, match
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.render import end_token
-from stillhouse.errors import RunError, fail
+from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
 from stillhouse.evaluate import judge
-from stillhouse.files import read_json, write_json, write_text
+from stillhouse.files import atomic_folder, read_json, write_json, write_text
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
 from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
-from stillhouse.teacher import Teacher
-from stillhouse.teacher.quality import quality
+from stillhouse.teacher import Teacher, align
+from stillhouse.teacher.quality import Quality, quality
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
 from stillhouse.types import Batch
+from stillhouse.vocabulary import compare_vocabularies
 
 DECIDES_WEIGHTS = ("data", "teacher", "student", "objective", "trainer")
 """Sections that the trained weights follow from; a run's folder holds one set of them."""
@@ -72,22 +73,30 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         with clock("load"):
             master = load_teacher(settings, console if ranks.main else None)
         say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
-        for warning in match(settings.objective, master):
+        with clock("student"):
+            first = first_student(settings, master, folder, console if ranks.main else None)
+        say(f"Student {settings.name}: {compared(first, master)}", highlight=False)
+        tutor = tutor_of(settings, master, first.tokenizer, lambda key: corpus.text_of(key))
+        for warning in match(settings.objective, tutor):
             say(f"[yellow]Note:[/] {escape(warning)}", highlight=False)
         if console and ranks.main and not evaluated(folder, settings):
-            seconds = costs(settings, loaded=master).seconds or 0.0
+            seconds = costs(settings, made=(master, first)).seconds or 0.0
             say(f"Training takes about {duration(seconds)} here in float32, less in bfloat16", highlight=False)
         with clock("data"):
-            corpus = prepare(settings, master, folder, console if ranks.main else None)
+            corpus = prepare(settings, master, first.tokenizer, folder, console if ranks.main else None)
         say(f"Data: {describe(corpus.facts)}", highlight=False)
         if console and ranks.main and not evaluated(folder, settings):
-            read_first(master, corpus, say)
-        arithmetic = choose_arithmetic(settings, folder, ranks)
+            with timed(console, "Asking the teacher what it knows of this text"):
+                found = read_first(tutor, corpus, first.outcomes)
+            tell_quality(found, say)
+        del first
+        with timed(console if ranks.main else None, "Measuring this machine's arithmetic"):
+            arithmetic = choose_arithmetic(settings, folder, ranks)
         say(f"Arithmetic: {arithmetic['student'].reason}", highlight=False)
 
-        train_student(settings, master, corpus, folder, ranks, clock, arithmetic, console, control=False)
+        train_student(settings, tutor, corpus, folder, ranks, clock, arithmetic, console, control=False)
         if settings.evaluate.control:
-            train_student(settings, master, corpus, folder / "control", ranks, clock, arithmetic, console, control=True)
+            train_student(settings, tutor, corpus, folder, ranks, clock, arithmetic, console, control=True)
 
         if ranks.main:
             if not evaluated(folder, settings):
@@ -125,7 +134,8 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = load_teacher(settings, console)
-                corpus = data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
+                tokenizer = models.load(str(folder / "before"), empty=True).tokenizer
+                corpus = data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
                 collect(folder, settings, master, corpus, console)
         return judge(folder, settings, clock.seconds)
 
@@ -207,18 +217,73 @@ def load_teacher(settings: recipe.Recipe, console: Console | None) -> Teacher:
         return teacher.load(settings.teacher)
 
 
-def prepare(settings: recipe.Recipe, master: Teacher, folder: Path, console: Console | None) -> data.Corpus:
-    """The corpus; one process makes it, the others open it."""
+def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, console: Console | None) -> Model:
+    """The student before training: made once, kept in the run's folder, and read from there by all that need it."""
+    place = folder / "before"
+
+    def make() -> None:
+        if (place / "config.json").is_file():
+            return
+
+        def sample() -> list[str]:
+            return data.sample(settings.data, master.tokenizer, teacher=master)
+
+        with timed(console, "Making the student"):
+            pupil = student.build(settings.student, master.model, settings.trainer.seed, sample=sample)
+            with atomic_folder(place) as building:
+                pupil.save(building)
+
+    distributed.by_main(make)
+    return models.load(str(place), name=settings.name)
+
+
+def compared(pupil: Model, master: Teacher) -> str:
+    """A student's size, and how many times smaller it is than its teacher."""
+    ratio = master.model.parameters_count / pupil.parameters_count
+    return f"{pupil.parameters_count:,} parameters, {ratio:.1f} times fewer"
+
+
+def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: Callable[[str], str]) -> Teacher:
+    """The teacher as the student can listen to it: itself, or speaking at the positions of other tokens.
+
+    Args:
+        settings: the recipe.
+        master: the teacher.
+        tokenizer: the student's.
+        text_of: an example's key → its text; called only once there is a corpus.
+
+    Raises:
+        ModelError: the two have other tokens, and this teacher or what the student reads cannot be matched to them.
+
+    """
+    found = compare_vocabularies(tokenizer, master.tokenizer)
+    if found.comparable or not master.forms:
+        return master
+    where, way_out = "student", "Take a student with the teacher's tokenizer."
+    if found.kind == "permuted":
+        raise fail(ModelError, where, f"numbers the tokens of {master.name} otherwise: {found.example}", way_out)
+    if master.forms != {"dense"}:
+        what = f"has other tokens than {master.name}, of whose distributions only a part is there ({found.example})"
+        raise fail(ModelError, where, what, way_out)
+    if settings.data.sampler is not None:
+        what = f"has other tokens than {master.name}, which therefore cannot judge what the student writes"
+        raise fail(ModelError, where, what, f"{way_out} Or leave data.sampler out.")
+    ends = end_token(tokenizer, settings.data.end_token), align.end_of(master.tokenizer)
+    return align.aligned(master, tokenizer, text_of, ends=ends)
+
+
+def prepare(
+    settings: recipe.Recipe, master: Teacher, tokenizer: Any, folder: Path, console: Console | None
+) -> data.Corpus:
+    """The corpus, in the student's tokens; one process makes it, the others open it."""
     corpora = []
 
     def make() -> None:
         with timed(console, "Preparing the text") as tell:
-            corpora.append(
-                data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master, progress=tell)
-            )
+            corpora.append(data.prepare(settings.data, tokenizer, folder / "data", teacher=master, progress=tell))
 
-    distributed.together(make)
-    return corpora[0] if corpora else data.prepare(settings.data, master.tokenizer, folder / "data", teacher=master)
+    distributed.by_main(make)
+    return corpora[0] if corpora else data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
 
 
 def train_student(
@@ -235,10 +300,11 @@ def train_student(
 ) -> None:
     """Train the student, or its control without a teacher, and export it; nothing if that was done before."""
     name = "control" if control else "student"
+    before, folder = folder / "before", folder / "control" if control else folder
     if (folder / "student" / "config.json").is_file():
         return
-    pupil = student.build(settings.student, master.model, settings.trainer.seed)
-    pupil.name = f"{settings.name}-control" if control else settings.name
+    pupil = models.load(str(before), name=f"{settings.name}-control" if control else settings.name)
+    pupil.requires_grad_(True)
     speaking = None if control or not master.forms else teaching(master, arithmetic["teacher"], ranks)
 
     def similarity() -> torch.Tensor:
@@ -260,7 +326,7 @@ def train_student(
         trainer.train(
             learner,
             speaking,
-            WithoutBytes(corpus.train) if control else sampled(settings.data, corpus, master),
+            WithoutBytes(corpus.train) if control else sampled(settings.data, corpus, pupil.tokenizer),
             WithoutBytes(corpus.validation),
             settings.trainer,
             folder,
@@ -274,17 +340,21 @@ def train_student(
     with clock("export"):
         whole = distributed.full_state_dict(pupil)
         if ranks.main:
-            fresh = student.build(settings.student, master.model, settings.trainer.seed)
-            fresh.load_state_dict(whole)
-            fresh.name = pupil.name
-            export.export(formats, fresh, folder)
+            with timed(console, "Writing the student" if not control else "Writing the control"):
+                fresh = models.load(str(before), name=pupil.name)
+                fresh.load_state_dict(whole)
+                export.export(formats, fresh, folder)
         distributed.barrier()
 
 
-def read_first(master: Teacher, corpus: data.Corpus, say: Callable[..., None]) -> None:
-    """Tell how good the teacher is on this text, before a student spends hours on learning from it."""
-    counts_V = torch.from_numpy(corpus.train.label_counts(master.model.outcomes))
-    found = quality(master, corpus.validation.all(512, QUALITY_TOKENS), counts_V)
+def read_first(tutor: Teacher, corpus: data.Corpus, outcomes: int) -> Quality | None:
+    """How good the teacher is on this text, before a student spends hours on learning from it."""
+    counts_V = torch.from_numpy(corpus.train.label_counts(outcomes))
+    return quality(tutor, corpus.validation.all(512, QUALITY_TOKENS), counts_V)
+
+
+def tell_quality(found: Quality | None, say: Callable[..., None]) -> None:
+    """Tell how good the teacher is, and warn where it is no good."""
     if found is None:
         return
     say(f"The teacher on {found.positions:,} held-out tokens: {found}", highlight=False)
@@ -296,14 +366,14 @@ def read_first(master: Teacher, corpus: data.Corpus, say: Callable[..., None]) -
         )
 
 
-def sampled(section: recipe.Data, corpus: data.Corpus, master: Teacher) -> Any:
+def sampled(section: recipe.Data, corpus: data.Corpus, tokenizer: Any) -> Any:
     """What the student is trained on: the corpus, or what a sampler makes of it."""
     pieces = WithoutBytes(corpus.train)
     if section.sampler is None:
         return pieces
     sampler = find("sampler", section.sampler.name, "data.sampler")
     options = check_options(sampler, section.sampler.options, "data.sampler")
-    return sampler(pieces, (end_token(master.tokenizer, section.end_token),), **options)
+    return sampler(pieces, (end_token(tokenizer, section.end_token),), **options)
 
 
 def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.Ranks) -> dict[str, machine.Choice]:
@@ -344,16 +414,21 @@ def collect(
 ) -> None:
     """Load what is to be compared, one role at a time, and fill the item table."""
     precise = Teacher(in_float32(master.model)) if master.alone else master.placed(in_float32)
+    shape = models.load(str(folder / "before"), empty=True)
+    tutor = tutor_of(settings, precise, shape.tokenizer, corpus.text_of)
     loaders: dict[str, Callable[[], Model]] = {
-        "before": lambda: student.build(settings.student, master.model, settings.trainer.seed),
+        "before": lambda: models.load(str(folder / "before"), name=f"{settings.name}-before"),
         "student": lambda: models.load(str(folder / "student"), name=settings.name),
     }
     if (folder / "control" / "student" / "config.json").is_file():
         loaders["control"] = lambda: models.load(str(folder / "control" / "student"), name=f"{settings.name}-control")
     batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
-    counts_V = corpus.train.label_counts(master.model.outcomes)
-    end = end_token(master.tokenizer, settings.data.end_token)
-    collect_items(folder, batches, counts_V, precise, loaders, end, settings.report, console)
+    counts_V = corpus.train.label_counts(shape.outcomes)
+
+    def end(of: Any) -> int:
+        return end_token(of, settings.data.end_token if of is not master.tokenizer or tutor is precise else None)
+
+    collect_items(folder, batches, counts_V, tutor, loaders, end, settings.report, console)
 
 
 def in_float32(model: Model) -> Model:

@@ -284,6 +284,12 @@ def needs(*what: str) -> Callable[[Loss], Loss]:
     return mark
 
 
+def across(function: Loss) -> Loss:
+    """Mark a loss that compares teacher and student although they know different outcomes (other tokenizers)."""
+    function.across = True  # type: ignore[attr-defined]
+    return function
+
+
 @cache
 def learns_from_teacher(loss: Loss) -> bool:
     """Whether a loss looks at the teacher at all: those that do not say so by taking ``Signal | None``."""

@@ -78,7 +78,7 @@ def test_a_classifier_learns_its_task_and_then_teaches_it(tmp_path: Path):
     with torch.no_grad():
         assert accuracy(teacher) > 0.9
 
-    student = drop_layers(teacher, keep=1)
+    student = drop_layers(teacher, list, keep=1)
     torch.nn.init.normal_(student.head_layer.weight, std=0.02)
     with torch.no_grad():
         before = accuracy(student)

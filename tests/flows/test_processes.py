@@ -32,7 +32,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "sources": {"name": "jsonl", "path": str(folder / "rows.jsonl"), "format": "prompt_response"},
             "block": 128, "validation": 0.2,
         },
-        "teacher": str(folder / "teacher"),
+        "teacher": {"name": "local", "model": str(folder / "teacher"), "dtype": "float32"},  # two runs may measure two things
         "student": {"name": "drop_layers", "keep": 2},
         "trainer": {
             "steps": 8, "tokens_per_step": 512, "micro_tokens": 256, "dtype": "float32", "checkpoint_every": 1,

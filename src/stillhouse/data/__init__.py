@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, float | None, bool], None]
 """``progress(text, left, at_least)``: what is done; seconds left, None where that is not known; whether it may be more."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the arrays on disk."""
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -53,11 +53,13 @@ class Corpus:
         train: documents to learn from.
         validation: held-out documents, none of whose texts is in ``train``.
         facts: what was read, kept and left out, as plain values.
+        text_of: an example's key → its text, whole, as it was tokenised.
     """
 
     train: Pieces
     validation: Pieces
     facts: dict[str, Any]
+    text_of: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,34 @@ def prepare(
             facts = _build(section, readers, tokenizer, end, building, progress or (lambda *_: None))
             write_json(building / "manifest.json", {"made_of": made_of, "facts": facts})
     return _open(folder, section.block, facts)
+
+
+def sample(section: Data, tokenizer: Any, *, teacher: Any = None, count: int = 256) -> list[str]:
+    """The first texts to learn from, of all sources in turn, for those who measure on them before the corpus is made.
+
+    Sources for which a teacher must write are left out where there are others; what will be held out always is.
+
+    Args:
+        section: the recipe's section.
+        tokenizer: whose chat template the texts are rendered with.
+        teacher: the model that writes.
+        count: how many texts, at most.
+
+    Raises:
+        DataError: a source cannot be read, a record not used, or there is no text.
+    """
+    readers = _readers(section, teacher)
+    ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
+    texts: dict[bytes, str] = {}
+    for _, rendered in _rendered(ready, tokenizer):
+        key = hashlib.blake2b(rendered.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if rendered.text and _share(key, section.seed) >= section.validation * 2.0**64:
+            texts[key] = rendered.text
+        if len(texts) >= min(count, section.max_documents or count):
+            break
+    if not texts:
+        raise fail(DataError, "data.sources", "there is no document to learn from")
+    return list(texts.values())
 
 
 def _readers(section: Data, teacher: Any) -> list[_Reader]:
@@ -220,6 +250,7 @@ class _Builder:
         """Tokenise and write what waits."""
         most, block = self.section.max_documents, self.section.block
         rows: list[tuple[Any, ...]] = []
+        texts: list[bytes] = []
         written: dict[str, list[Any]] = {"inputs": [], "labels": [], "bytes": []}
         start = self.columns["inputs"].length
         examples = tokenise([r for _, _, r in self.waiting], self.tokenizer, self.end) if self.waiting else []
@@ -247,6 +278,7 @@ class _Builder:
             loss = example.labels != NO_LOSS
             for name, parts in written.items():
                 parts.append(getattr(example, name))
+            texts.append(rendered.text.encode())
             length = len(example.inputs)
             rows.append(
                 (
@@ -265,6 +297,9 @@ class _Builder:
             for name, parts in written.items():
                 self.columns[name].append(np.concatenate(parts))
             self.columns["documents"].append(np.array(rows, dtype=DOCUMENT))
+            ends = self.columns["texts"].length + np.cumsum([len(text) for text in texts], dtype=np.int64)
+            self.columns["texts"].append(np.frombuffer(b"".join(texts), dtype=np.uint8))
+            self.columns["text_ends"].append(ends)
         self.waiting, self.characters = [], 0
 
 
@@ -424,4 +459,18 @@ def _open(folder: Path, block: int, facts: dict[str, Any]) -> Corpus:
         rows = documents[documents["validation"] == side]
         rows = rows[np.argsort(rows["share"], kind="stable")]
         sides.append(Pieces(column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes"), rows, block))
-    return Corpus(train=sides[0], validation=sides[1], facts=facts)
+    return Corpus(train=sides[0], validation=sides[1], facts=facts, text_of=_texts(folder, documents))
+
+
+def _texts(folder: Path, documents: Any) -> Callable[[str], str]:
+    """Look a text up by its document's key."""
+    texts, ends = column(folder, "texts"), column(folder, "text_ends")
+    rows: dict[str, int] = {}
+
+    def text_of(key: str) -> str:
+        if not rows:
+            rows.update((each.tobytes().hex(), row) for row, each in enumerate(documents["key"]))
+        row = rows[key]
+        return texts[int(ends[row - 1]) if row else 0 : int(ends[row])].tobytes().decode()
+
+    return text_of

@@ -29,8 +29,11 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     "labels": np.dtype("<i4"),
     "bytes": np.dtype("<u4"),
     "documents": DOCUMENT,
+    "texts": np.dtype("u1"),
+    "text_ends": np.dtype("<i8"),
 }
-"""Array → what it holds: inputs, labels and bytes have one entry a position, documents after one another."""
+"""Array → what it holds: inputs, labels and bytes have one entry a position, documents after one another; ``texts`` the UTF-8
+bytes of all documents as they were tokenised, and ``text_ends`` where each ends in them."""
 
 
 class Column:

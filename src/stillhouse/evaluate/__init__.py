@@ -29,7 +29,7 @@ def collect(
     counts_V: Any,
     teacher: Speaks,
     loaders: Mapping[str, Callable[[], Model]],
-    end: int,
+    end: Callable[[Any], int],
     section: recipe.Report,
     console: Console | None = None,
 ) -> None:
@@ -41,7 +41,7 @@ def collect(
         counts_V: how often each token was a label in training: the unigram floor.
         teacher: whose distributions all others are compared with.
         loaders: role → what loads its model, of all others.
-        end: id of the token that ends a document.
+        end: a tokenizer → the id of the token that ends a text.
         section: the recipe's report, for its prompts.
         console: where to show progress.
 

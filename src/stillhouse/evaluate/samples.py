@@ -16,7 +16,7 @@ def samples(
     prompts: Sequence[str],
     models: Mapping[str, Model],
     new_tokens: int,
-    end: int,
+    end: Callable[[Any], int],
     tick: Callable[[int], None],
     signal: Callable[[Batch], Signal] | None = None,
 ) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def samples(
         prompts: texts to continue.
         models: role → model.
         new_tokens: of each continuation, at most.
-        end: id of the token that ends a text.
+        end: a tokenizer → the id of the token that ends a text.
         tick: called with 1 after each continuation.
         signal: how the teacher speaks, where it is not its model alone that does: token by token.
 
@@ -36,17 +36,18 @@ def samples(
     """
     found: list[dict[str, Any]] = [{"prompt": prompt, "texts": {}, "stop": {}} for prompt in prompts]
     for role, model in models.items():
-        ends = [end] if model.tokenizer.eos_token_id in (None, end) else [end, model.tokenizer.eos_token_id]
+        last = end(model.tokenizer)
+        ends = [last] if model.tokenizer.eos_token_id in (None, last) else [last, model.tokenizer.eos_token_id]
         if role == "teacher" and signal is not None:
             for entry in found:
-                out = _greedily(signal, model.tokenizer(entry["prompt"]).input_ids or [end], new_tokens, ends)
+                out = _greedily(signal, model.tokenizer(entry["prompt"]).input_ids or [last], new_tokens, ends)
                 _enter(entry, role, model, out, ends)
                 tick(1)
             continue
         with model.generating() as network:
             for entry in found:
                 given = model.tokenizer(entry["prompt"], return_tensors="pt")
-                ids = given.input_ids if given.input_ids.numel() else torch.tensor([[end]])
+                ids = given.input_ids if given.input_ids.numel() else torch.tensor([[last]])
                 ids = ids.to(network.device)
                 out = network.generate(
                     ids,
@@ -54,7 +55,7 @@ def samples(
                     max_new_tokens=new_tokens,
                     do_sample=False,
                     eos_token_id=ends,
-                    pad_token_id=end,
+                    pad_token_id=last,
                 )[0, ids.shape[1] :].tolist()
                 _enter(entry, role, model, out, ends)
                 tick(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class Speaks(Protocol):
 
     alone: bool
     forms: frozenset[str]
+    same_outcomes: bool
 
     @property
     def name(self) -> str:
@@ -40,6 +41,10 @@ class Speaks(Protocol):
         """What it says of a batch's positions."""
         ...
 
+    def nll(self, batch: Batch) -> Tensor | None:
+        """−log of the probability that it gives the text of each label, where it reads that text as other tokens."""
+        ...
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -48,7 +53,7 @@ class HeldOut:
     Args:
         batches: the text.
         signals: what the teacher says of each batch's positions; of a model here its hidden states and head, from which its
-            distributions follow exactly. None of a teacher that only writes text.
+            distributions follow exactly. None of a teacher that only writes text, or of one that knows other tokens.
         items: the table so far.
 
     """
@@ -72,9 +77,12 @@ def read(
 
     """
     signals: list[Signal | None] = []
+    costs: list[Tensor] = []
     kept = [batch for batch, _ in batches]
     for batch in kept:
-        signals.append(teacher.signal(batch) if teacher.forms else None)
+        signals.append(teacher.signal(batch) if teacher.forms and teacher.same_outcomes else None)
+        own = teacher.nll(batch)
+        costs += [] if own is None else [own]
         tick(len(batch.labels_N))
     keys = np.array([batch.keys[d] for batch in kept for d in batch.document_N.tolist()], dtype=np.object_)
     _, document = np.unique(keys.astype(str), return_inverse=True)
@@ -89,7 +97,15 @@ def read(
         roles={"floor": Scores(nll=unigram_nll(counts_V, label))},
     )
     text = HeldOut(kept, signals, items)
-    return score(text, "teacher", teacher.model, lambda _: None) if teacher.forms else text
+    if not teacher.forms:
+        return text
+    if teacher.same_outcomes:
+        text = score(text, "teacher", teacher.model, lambda _: None)
+    if not costs:
+        return text
+    nll = torch.cat(costs).double().cpu().numpy()
+    theirs = text.items.roles.get("teacher", Scores(nll))
+    return HeldOut(kept, signals, text.items.with_role("teacher", replace(theirs, nll=nll)))
 
 
 @torch.no_grad()

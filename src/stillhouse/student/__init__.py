@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import torch
 
 from stillhouse import recipe
@@ -10,34 +13,47 @@ from stillhouse.find import check_options, find
 from stillhouse.models import Model
 
 
-def build(section: recipe.Student, teacher: Model, seed: int = 0, *, empty: bool = False) -> Model:
-    """Make the student that a recipe names, from the teacher where it can be.
+def build(
+    section: recipe.Student,
+    teacher: Model,
+    seed: int = 0,
+    *,
+    empty: bool = False,
+    sample: Callable[[], list[str]] | None = None,
+) -> Model:
+    """Make the student that a recipe names, from the teacher where it can be; each further builder from what the last made.
 
     Args:
         section: the recipe's.
         teacher: what it is made from.
         seed: of fresh weights: the same seed, the same student.
         empty: only its shapes.
+        sample: some texts of the training data, for builders that measure on them; asked for only then.
 
     Raises:
         ModelError: it cannot be made of this teacher.
         RecipeError: no such builder, or options it does not take.
 
     """
-    builder = find("builder", section.name, "student")
-    options = check_options(builder, section.options, "student")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with torch.device("meta" if empty else "cpu"):
-            student: Model = builder(teacher, **options)
-    if student.tokenizer is not teacher.tokenizer and student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-        raise fail(
-            ModelError,
-            "student",
-            f"the tokens of {student.name} are not those of its teacher {teacher.name}",
-            "Take a student with the teacher's tokenizer.",
-        )
+    student = teacher
+    for strategy, where in chain(section):
+        builder = find("builder", strategy.name, where)
+        options = check_options(builder, strategy.options, where)
+        given = {"sample": sample or _no_sample} if "sample" in inspect.signature(builder).parameters else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            with torch.device("meta" if empty else "cpu"):
+                student = builder(student, **given, **options)
     if not empty and any(p.is_meta for p in student.parameters()):
         what = f"is made of the weights of {teacher.name}, which are not here"
         raise fail(ModelError, "student", what, "Take a student with weights of its own: random or pretrained.")
     return student.requires_grad_(True)
+
+
+def chain(section: recipe.Student) -> list[tuple[recipe.Strategy, str]]:
+    """The builders of a student in their order, each with its place in the recipe."""
+    return [(section, "student"), *((each, f"student.then.{i}") for i, each in enumerate(section.then))]
+
+
+def _no_sample() -> list[str]:
+    raise fail(ModelError, "student", "needs some text of the training data to measure on, and there is none here")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stillhouse import recipe
 from stillhouse.errors import ModelError, fail
@@ -32,6 +33,9 @@ class Teacher:
     alone: bool = True
     """Whether ``model`` is all of it, weights included: what is asked of the teacher may be asked of the model."""
 
+    same_outcomes: bool = True
+    """Whether its signals are over the student's outcomes; not where the two have other tokens."""
+
     def __init__(self, model: Model) -> None:
         self.model = model.requires_grad_(False).eval()
 
@@ -52,6 +56,13 @@ class Teacher:
         hidden_NH, layers = self.model(batch, want)
         release(self.model.parameters())  # silent from here on, but for the head
         return Signal(hidden_NH=hidden_NH, head=self.model.head, layers=layers)
+
+    def nll(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 – subclasses read it
+        """−log of the probability that it gives the text of each label, [N], nats, where it reads that text as other tokens.
+
+        None where its signal says it, because its tokens are the student's.
+        """
+        return None
 
     def placed(self, place: Callable[[Model], Model]) -> Teacher:
         """The same teacher with each network that it runs put where training wants it."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.errors import DataError, fail
@@ -27,6 +28,10 @@ _Ints = npt.NDArray[np.int64]
 
 TEXTS_KEPT = 4096
 """Texts whose tokens are kept, so that an epoch does not tokenise again what is small enough."""
+
+
+CHUNK = 256
+"""Positions whose logits exist at one time."""
 
 
 def aligned(
@@ -141,6 +146,27 @@ class _Pair:
     leading: int
 
 
+def _shared_out(
+    pair: _Pair, label_n: _Ints, read_r: _Ints, costs_r: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What the student's tokens ``label_n`` cost, given what the teacher's tokens ``read_r`` do.
+
+    A token's cost lies evenly on its bytes; that of a token without bytes, such as the end, on the student's of the same place.
+    """
+    begins_r, stops_r = pair.teacher.borders_L1[read_r], pair.teacher.borders_L1[read_r + 1]
+    text = stops_r > begins_r
+    # The cost of all bytes before each border, linear in between: a piecewise linear curve, read at the student's borders.
+    at = np.concatenate([begins_r[text], stops_r[text][-1:]]).astype(np.float64)
+    total = np.concatenate([[0.0], np.cumsum(costs_r[text])])
+    ours = pair.student.borders_L1
+    found_n = np.zeros(len(label_n))
+    if len(at) > 1:
+        found_n = np.interp(ours[label_n + 1], at, total) - np.interp(ours[label_n], at, total)
+    after = ~text & (begins_r >= ours[label_n[0]])  # the end token; not what the teacher begins every text with
+    found_n[-1] += float(costs_r[after].sum())
+    return found_n
+
+
 class Aligned(Teacher):
     """A teacher that answers for batches of another tokenizer's tokens.
 
@@ -160,10 +186,12 @@ class Aligned(Teacher):
 
     forms = frozenset({"dense"})
     shows = frozenset()
+    same_outcomes = False
 
     def __init__(self, teacher: Teacher, alignment: Alignment, texts: Callable[[str], str]) -> None:
         self.model = teacher.model
         self.inner = teacher
+        self.alone = teacher.alone
         self.alignment = alignment
         self.texts = texts
         self._pair = lru_cache(maxsize=TEXTS_KEPT)(self._make_pair)
@@ -201,6 +229,63 @@ class Aligned(Teacher):
             return Signal(logits_NV=said.logits_NV.index_select(0, row_N)[:, : self.alignment.outcomes], **fields)
         assert said.hidden_NH is not None and said.head is not None
         return Signal(hidden_NH=said.hidden_NH.index_select(0, row_N), head=self._cut(said.head), **fields)
+
+    @torch.no_grad()
+    def nll(self, batch: Batch) -> Tensor:
+        """−log of the probability that the teacher gives the text of each of the student's labels, [N], nats.
+
+        What a token of the teacher costs is shared out evenly over its bytes, and a label of the student gets what its bytes
+        cost: so both are charged for the same text, and sums over documents are the teacher's own. The bytes of the first
+        token of a run, which the teacher is given, cost nothing.
+
+        Raises:
+            DataError: a text is not the one that the batch was made of.
+        """
+        starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
+        offsets = batch.offsets_D or (0,) * len(starts)
+        ids_P, select_N, labels_N = (x.cpu().numpy() for x in (batch.input_ids_P, batch.select_N, batch.labels_N))
+        of_N = np.searchsorted(np.asarray(stops), select_N, side="right")
+        runs: list[_Run] = []
+        spans: list[tuple[_Pair, int, _Ints, _Ints]] = []
+        for d, (start, stop, offset) in enumerate(zip(starts, stops, offsets, strict=True)):
+            here_n = np.flatnonzero(of_N == d)
+            if not len(here_n):
+                continue
+            label_n = offset + 1 + select_N[here_n] - start
+            pair = self._checked(batch.keys[d], ids_P[start:stop], offset, label_n, labels_N[here_n])
+            # Its tokens that begin in the student's run, inputs and labels together.
+            borders_L1 = pair.student.borders_L1
+            first = max(int(np.searchsorted(pair.teacher.borders_L1[:-1], borders_L1[offset])), pair.leading)
+            last = int(np.searchsorted(pair.teacher.borders_L1[:-1], borders_L1[int(label_n.max()) + 1]))
+            if _at_end(pair.student, self.alignment.ends[0]) and int(label_n.max()) == len(pair.student.ids_L) - 1:
+                last = len(pair.teacher.ids_L)  # the end of the text is a label too
+            read = np.concatenate([np.arange(pair.leading), np.arange(first, max(last, first))])
+            if len(read) < 2:
+                continue
+            runs.append(_Run(d, pair.teacher.ids_L[read[:-1]], np.arange(len(read) - 1), pair.teacher.ids_L[read[1:]]))
+            spans.append((pair, int(here_n[0]), label_n, read[1:]))
+        out_N = torch.zeros(len(labels_N), dtype=torch.float64)
+        if not runs:
+            return out_N
+        costs = self._costs(_batch(runs, batch).to(batch.input_ids_P.device))
+        done = 0
+        for pair, row, label_n, read_r in spans:
+            costs_r = costs[done : done + len(read_r)]
+            done += len(read_r)
+            out_N[row : row + len(label_n)] = torch.from_numpy(_shared_out(pair, label_n, read_r, costs_r))
+        return out_N
+
+    def _costs(self, theirs: Batch) -> npt.NDArray[np.float64]:
+        """−log probability of each label of a batch of the teacher's tokens."""
+        said = self.inner.signal(theirs)
+        parts = []
+        for start in range(0, len(theirs.labels_N), CHUNK):
+            stop = min(start + CHUNK, len(theirs.labels_N))
+            logits_NV = said.rows(start, stop).logits_NV
+            assert logits_NV is not None
+            logits_NV = logits_NV[:, : self.alignment.outcomes].float()
+            parts.append(F.cross_entropy(logits_NV, theirs.labels_N[start:stop], reduction="none").double().cpu())
+        return torch.cat(parts).numpy()
 
     def _fields(self, has_N: Tensor, exact_N: Tensor) -> dict[str, Any]:
         ours_M, theirs_M = self.alignment.shared

@@ -24,16 +24,16 @@ class Quality:
         positions: next tokens looked at.
         bits_per_byte: of the true next tokens, by the teacher.
         floor_bits_per_byte: the same by token counts alone, which read no context.
-        confidence: mean probability of the teacher's likeliest token.
-        accuracy: how often that token is the true one.
+        confidence: mean probability of the teacher's likeliest token; None where it reads other tokens than the student.
+        accuracy: how often that token is the true one; likewise.
 
     """
 
     positions: int
     bits_per_byte: float
     floor_bits_per_byte: float
-    confidence: float
-    accuracy: float
+    confidence: float | None = None
+    accuracy: float | None = None
 
     @property
     def useful(self) -> bool:
@@ -42,10 +42,10 @@ class Quality:
 
     def __str__(self) -> str:
         """In a line."""
-        return (
-            f"{self.bits_per_byte:.2f} bits per byte (token counts alone: {self.floor_bits_per_byte:.2f}), the likeliest "
-            f"token has {self.confidence:.0%} and is right {self.accuracy:.0%} of the time"
-        )
+        text = f"{self.bits_per_byte:.2f} bits per byte (token counts alone: {self.floor_bits_per_byte:.2f})"
+        if self.confidence is not None and self.accuracy is not None:
+            text += f", the likeliest token has {self.confidence:.0%} and is right {self.accuracy:.0%} of the time"
+        return text
 
 
 @torch.no_grad()
@@ -66,6 +66,14 @@ def quality(teacher: Teacher, batches: Iterable[tuple[Batch, object]], counts_V:
     floor_V = -((counts_V + 1.0) / (counts_V.sum() + len(counts_V))).log()
     positions, nll, floor, confidence, right, size = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     for batch, bytes_N in batches:
+        floor += float(floor_V[batch.labels_N].sum())
+        positions += len(batch.labels_N)
+        size += float(torch.as_tensor(bytes_N).sum())
+        own_N = teacher.nll(batch)
+        if own_N is not None:
+            nll += float(own_N.sum())
+        if not teacher.same_outcomes:
+            continue
         signal = teacher.signal(batch)
         for start in range(0, len(batch.labels_N), CHUNK):
             stop = min(start + CHUNK, len(batch.labels_N))
@@ -73,12 +81,12 @@ def quality(teacher: Teacher, batches: Iterable[tuple[Batch, object]], counts_V:
             assert logits_NV is not None
             log_p_NV, labels_N = torch.log_softmax(logits_NV.float(), -1), batch.labels_N[start:stop]
             top_N, first_N = log_p_NV.max(-1)
-            nll -= float(log_p_NV.gather(-1, labels_N[:, None]).sum())
-            floor += float(floor_V[labels_N].sum())
+            if own_N is None:
+                nll -= float(log_p_NV.gather(-1, labels_N[:, None]).sum())
             confidence += float(top_N.exp().sum())
             right += float((first_N == labels_N).sum())
-        positions += len(batch.labels_N)
-        size += float(torch.as_tensor(bytes_N).sum())
     bits = 1.0 / (math.log(2) * max(size, 1.0))
     count = max(positions, 1)
+    if not teacher.same_outcomes:
+        return Quality(positions, nll * bits, floor * bits)
     return Quality(positions, nll * bits, floor * bits, confidence / count, right / count)

@@ -28,7 +28,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from stillhouse.errors import RunError, fail
+from stillhouse.errors import RunError, StillhouseError, fail
 
 FILE_BYTES = 1 << 26
 """About how much goes into one file of a checkpoint. The writer builds each file in memory before it writes it."""
@@ -115,6 +115,25 @@ def from_main(value: Any) -> Any:
         content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(content, 0)
     return json.loads(content.cpu().numpy().tobytes())
+
+
+def by_main(action: Callable[[], None]) -> None:
+    """Do something on process 0 while the others wait; if it fails there, it fails on all.
+
+    Raises:
+        StillhouseError: what the action raised, on process 0; a RunError that repeats it on the others.
+    """
+    problem: StillhouseError | None = None
+    if is_main():
+        try:
+            action()
+        except StillhouseError as error:
+            problem = error
+    text = from_main(str(problem) if problem else None)
+    if problem is not None:
+        raise problem
+    if text is not None:
+        raise fail(RunError, "", text)
 
 
 def together(action: Callable[[], None]) -> None:

@@ -143,7 +143,7 @@ def train(
     ranks = ranks or distributed.start(section.device)
     console = console if ranks.main else None
     with contextlib.ExitStack() as stack:
-        _lock(folder, ranks, stack)
+        distributed.by_main(lambda: stack.enter_context(lock(folder)))
         stack.enter_context(deterministic(ranks.device))
         stop = stack.enter_context(listening(ranks.main))
         threads = set_threads(section.threads)
@@ -439,21 +439,6 @@ def _prepare(learner: nn.Module, section: Trainer, ranks: Ranks) -> None:
 def _persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     kept = module.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in module.named_buffers() if name in kept}
-
-
-def _lock(folder: Path, ranks: Ranks, stack: contextlib.ExitStack) -> None:
-    """Lock the folder in the main process; the others learn whether it could."""
-    problem: RunError | None = None
-    if ranks.main:
-        try:
-            stack.enter_context(lock(folder))
-        except RunError as error:
-            problem = error
-    text = distributed.from_main(str(problem) if problem else None)
-    if problem is not None:
-        raise problem
-    if text is not None:
-        raise fail(RunError, "", text)
 
 
 def _choice(section: Trainer, ranks: Ranks, folder: Path, saved: Saved | None, given: Choice | None) -> Choice:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillhouse.objective.support import common
-from stillhouse.types import Batch, Output, Signal, needs
+from stillhouse.types import Batch, Output, Signal, across, needs
 
 
+@across
 @needs("dense")
 def gold(student: Output, teacher: Signal, batch: Batch, *, temperature: float = 1.0, by_rank: float = 1.0) -> Tensor:
     """KL(teacher ‖ student) on the tokens that both know where their texts are cut alike; elsewhere probabilities by rank.

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillhouse.types import Batch, Output, Signal, needs
+from stillhouse.types import Batch, Output, Signal, across, needs
 
 
+@across
 @needs("dense")
 def universal(student: Output, teacher: Signal, batch: Batch) -> Tensor:
     """Sum of |p − q| over the sorted probabilities: as sure as the teacher, of whatever it may be.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from stillhouse import models
 from stillhouse.errors import ModelError, fail
 from stillhouse.models import Model
 
@@ -16,6 +17,7 @@ def random(
     heads: int | None = None,
     groups: int | None = None,
     intermediate: int | None = None,
+    tokenizer: str | None = None,
 ) -> Model:
     """The teacher's architecture in another size, with fresh random weights.
 
@@ -26,6 +28,7 @@ def random(
         heads: attention heads.
         groups: key-value heads.
         intermediate: width of the feed-forward layers.
+        tokenizer: another than the teacher's: a folder or org/name. The objective must then compare across tokenizers (gold).
 
     """
     config = copy.deepcopy(teacher.config)
@@ -46,5 +49,11 @@ def random(
     ):
         if of % by:
             raise fail(ModelError, "student", f"{names}: {of} and {by}", f"Take a multiple of {by}.")
+    reads = teacher.tokenizer
+    if tokenizer is not None:
+        reads = models.load_tokenizer(tokenizer, where="student.tokenizer")
+        config.vocab_size = len(reads)
+        config.bos_token_id, config.pad_token_id = reads.bos_token_id, reads.pad_token_id
+        config.eos_token_id = reads.eos_token_id if reads.eos_token_id is not None else reads.sep_token_id
     network = type(teacher.network)._from_config(config)
-    return Model(network, teacher.tokenizer, f"{teacher.name}-random")
+    return Model(network, reads, f"{teacher.name}-random")
