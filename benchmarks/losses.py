@@ -64,7 +64,7 @@ def measure(case: str, teacher: Teacher, corpus: data.Corpus, given: argparse.Na
         steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate
     )
     objective = recipe.Objective.model_validate({"alpha": 1.0, "temperature": 1.0} | CASES[case])
-    student, ranks = drop_layers(teacher.model, keep=10), start("cpu")
+    student, ranks = drop_layers(teacher.model, list, keep=10), start("cpu")
     learner = Learner(student, objective, given.steps, shape=Shape.of(teacher.model))
     parameters = dict(learner.named_parameters())
     optimiser = make_optimiser(parameters, section)

@@ -53,7 +53,7 @@ class Bench:
         assert self.ids.numel() == rows * length, "too little text"
 
     def student(self) -> models.Model:
-        return drop_layers(self.teacher, keep=self.keep).train()
+        return drop_layers(self.teacher, list, keep=self.keep).train()
 
     def plain(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Student and teacher as transformers has them, with its own attention."""

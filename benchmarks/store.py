@@ -97,7 +97,7 @@ def learn(
 ) -> tuple[float, float]:
     """Train a student for one pass; its held-out KL, and the median CPU seconds of a step."""
     torch.manual_seed(0)
-    student = drop_layers(teacher, keep=keep)
+    student = drop_layers(teacher, list, keep=keep)
     objective = recipe.Objective.model_validate({"alpha": 1.0, "temperature": 1.0})
     learner = Learner(student, objective, len(train))
     optimiser = torch.optim.AdamW(student.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.0)
@@ -142,7 +142,7 @@ def main() -> None:
         signal.rows(0, len(signal.hidden_NH))
         forward += time.process_time() - began
     held = [(batch, teacher.signal(batch)) for batch in held_batches]
-    before = held_out_kl(drop_layers(model, keep=asked.keep), held)
+    before = held_out_kl(drop_layers(model, list, keep=asked.keep), held)
     best, step_seconds = learn(model, asked.keep, train, live, held)
     tokens = sum(len(batch.labels_N) for batch in train)
     found = {

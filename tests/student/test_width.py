@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from zoo import ALL, answers, make
+from zoo import ZOO, answers, make
 
 from stillhouse.models import Model
 from stillhouse.student.families import Size, family_of
@@ -98,7 +98,7 @@ def masked(teacher: Model, kept: Kept, old: Size) -> Iterator[None]:
             handle.remove()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ZOO)
 def test_a_cut_is_the_teacher_with_the_rest_masked(name: str, tokenizer):
     teacher = make(name, tokenizer)
     family = family_of(teacher.network)

@@ -133,6 +133,31 @@ def choose(network: PreTrainedModel, parameters: int, way: str, *, where: str = 
     return min(near, key=lambda c: (_spread(c.size, counter.size, way), -c.parameters))
 
 
+def smallest(network: PreTrainedModel, way: str, *, where: str = "student") -> int:
+    """Parameters of the smallest student of a way: the nearest that is possible where a goal is too small.
+
+    Args:
+        network: the teacher's; may be on the meta device.
+        way: one of ``WAYS``.
+        where: the recipe key to name in errors.
+
+    Raises:
+        ModelError: the family is not known.
+
+    """
+    counter = Counter(network, where)
+    old = counter.size
+    one_layer = replace(old, layers=1) if way != "width" else old
+    if way == "depth":
+        return counter(one_layer)
+    heads = old.heads // old.groups
+    fits = (
+        replace(one_layer, groups=1, heads=heads, hidden=hidden, intermediate=step_of(old.intermediate))
+        for hidden in ([heads * old.head_width] if not counter.family.own_head_width else _hidden_widths(old))
+    )
+    return min(counter(size) for size in fits if counter.family.problem(size) is None)
+
+
 def target(network: PreTrainedModel, *, ratio: float | None, parameters: int | None, where: str = "student") -> int:
     """The most parameters that a goal allows.
 
@@ -182,7 +207,7 @@ def _sizes(counter: Counter, parameters: int, way: str) -> Iterator[Size]:
     for layers, groups in product(depths, range(1, old.groups + 1)):
         narrow = replace(old, layers=layers, groups=groups, heads=groups * per_group)
         if counter.family.own_head_width:
-            widths = range(step_of(old.hidden), old.hidden + 1, step_of(old.hidden))
+            widths = _hidden_widths(old)
         else:
             widths = range(narrow.heads * old.head_width, narrow.heads * old.head_width + 1)
         for hidden in widths:
@@ -191,6 +216,10 @@ def _sizes(counter: Counter, parameters: int, way: str) -> Iterator[Size]:
             steps = min((parameters - counter(empty)) // one, old.intermediate // step)
             if steps >= 1:
                 yield replace(empty, intermediate=steps * step)
+
+
+def _hidden_widths(old: Size) -> range:
+    return range(step_of(old.hidden), old.hidden + 1, step_of(old.hidden))
 
 
 def _spread(size: Size, old: Size, way: str) -> float:

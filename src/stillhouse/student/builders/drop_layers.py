@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-
-from torch import nn
-
 from stillhouse.errors import ModelError, fail
 from stillhouse.models import Model
+from stillhouse.student.depth import By, choose_layers, even, with_layers
+from stillhouse.student.importance import Sample
+
+__all__ = ["drop_layers", "even"]
 
 
-def drop_layers(teacher: Model, *, keep: int | list[int]) -> Model:
+def drop_layers(teacher: Model, sample: Sample, *, keep: int | list[int], by: By = "even") -> Model:
     """The teacher with only some of its layers, all weights its own (DistilBERT, Sanh et al. 2019, arXiv:1910.01108, §3).
 
     Args:
         teacher: what to cut.
-        keep: how many layers, spread evenly with the first and the last among them; or which, counted from 0.
+        sample: texts to measure layers on, where ``by`` measures.
+        keep: how many layers, spread evenly with the first and the last among them unless ``by`` says otherwise; or which,
+            counted from 0.
+        by: how to choose them: ``even``; ``block_influence``, those that turn their input most (ShortGPT, Men et al. 2024,
+            arXiv:2403.03853, §3); ``perplexity``, those whose absence costs most (Minitron, Muralidharan et al. 2024,
+            arXiv:2407.14679, §2.2).
 
     """
     depth = len(teacher.layers)
-    chosen = even(depth, keep) if isinstance(keep, int) else list(keep)
+    if isinstance(keep, list) and by != "even":
+        what = f"the layers are listed, so that none are left to choose by {by}"
+        raise fail(ModelError, "student.by", what, "Give keep as a number, or leave by out.")
+    chosen = choose_layers(teacher, sample, keep, by) if isinstance(keep, int) else list(keep)
     if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= depth:
         raise fail(
             ModelError,
@@ -27,31 +35,4 @@ def drop_layers(teacher: Model, *, keep: int | list[int]) -> Model:
             f"{keep} cannot be kept of {depth} layers",
             f"Give a number from 1 to {depth}, or layers in rising order from 0 to {depth - 1}.",
         )
-    network = copy.deepcopy(teacher.network)
-    student = Model(network, teacher.tokenizer, f"{teacher.name}-{len(chosen)}-layers")
-    kept = [student.layers[index] for index in chosen]
-    del student.layers[:]
-    student.layers.extend(kept)
-    _renumber(student.layers)
-    config = network.config
-    config.num_hidden_layers = len(chosen)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in chosen]
-    return student.requires_grad_(True)
-
-
-def even(depth: int, keep: int) -> list[int]:
-    """Which layers to keep so that they spread evenly and the first and last are among them; empty if it cannot be."""
-    if not 1 <= keep <= depth:
-        return []
-    if keep == 1:
-        return [depth - 1]
-    return [round(index * (depth - 1) / (keep - 1)) for index in range(keep)]
-
-
-def _renumber(layers: nn.ModuleList) -> None:
-    """Caches are kept by a layer's number, which must be its place."""
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                setattr(module, "layer_idx", index)  # noqa: B010 – an attribute that nn.Module does not declare
+    return with_layers(teacher, chosen)
