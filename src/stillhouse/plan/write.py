@@ -1,0 +1,104 @@
+"""A recipe as a file that says why: what the plan chose, and what the recipe language cannot say yet, as comments."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from stillhouse.plan.strategy import Prescription
+
+WIDTH = 118
+SOURCES = {".jsonl": "jsonl", ".parquet": "parquet"}
+"""Ending of a file → the source that reads it; anything else is plain text."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a recipe is written from.
+
+    Args:
+        name: of the student.
+        teacher: as the recipe names it.
+        section: the student's.
+        prescription: the strategy.
+        features: whether the teacher shows its hidden states to match.
+        data: paths of text; what Python ships with if there are none.
+        steps: of training.
+        about: lines of the head.
+        why_student: the reason for its shape.
+        why_steps: the reason for the number of steps.
+        advice: what to do that the recipe cannot say.
+
+    """
+
+    name: str
+    teacher: str | dict[str, Any]
+    section: dict[str, Any]
+    prescription: Prescription
+    features: bool
+    data: Sequence[str]
+    steps: int
+    about: Sequence[str]
+    why_student: str
+    why_steps: str
+    advice: Sequence[str]
+
+
+def write(draft: Draft) -> str:
+    """The recipe as YAML."""
+    way, why = draft.prescription, draft.prescription.why
+    lines = [line for text in draft.about for line in _comment(text)]
+    lines += [f"name: {_flow(draft.name)}", "data:", "  sources:"]
+    sources = [{"name": _source(path), "path": path} for path in draft.data] or [{"name": "python_docs"}]
+    if not draft.data:
+        lines += _comment("Put your own text here; this is what every Python ships with, to try the recipe.", 4)
+    lines += [f"    - {_flow(source)}" for source in sources]
+    if way.name != "conservative":
+        lines += _comment("Several tasks: one source for each, so that the student keeps what they share.", 4)
+    lines += [f"teacher: {_flow(draft.teacher)}"]
+    lines += [*_comment(draft.why_student), f"student: {_flow(draft.section)}"]
+    lines += [*_comment(f"Strategy: {why['strategy']}."), "objective:"]
+    lines += [*_comment(f"{why['alpha']}.", 2), f"  alpha: {_flow(way.alpha)}"]
+    lines += [f"  temperature: {way.temperature:g}"]
+    lines += [*_comment(f"{why['soft']}.", 2), f"  soft: {way.soft}"]
+    if way.features and draft.features:
+        lines += [*_comment(f"{why['features']}.", 2), "  terms:"]
+        lines += ["    - {name: hidden_mse, weight: 0.1, layers: {name: uniform, count: 4}}"]
+    elif way.features:
+        lines += _comment("The guide matches hidden states too; this teacher does not show its own.", 2)
+    lines += ["trainer:", *_comment(draft.why_steps, 2), f"  steps: {draft.steps}"]
+    lines += [f"  tokens_per_step: {TOKENS_PER_STEP}"]
+    if draft.advice:
+        lines += ["", "# What the recipe cannot say yet, and what to do about it:"]
+        lines += [line for text in draft.advice for line in _comment(f"– {text}")]
+    return "\n".join(lines) + "\n"
+
+
+TOKENS_PER_STEP = 4096
+"""Of the recipes that are written: the trainer's default, said for the arithmetic beside it."""
+
+
+def _comment(text: str, indent: int = 0) -> list[str]:
+    start = " " * indent + "# "
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=start + ("  " if text.startswith("–") else ""),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _source(path: str) -> str:
+    return next((name for ending, name in SOURCES.items() if path.endswith(ending)), "text")
