@@ -110,6 +110,20 @@ class Vocabulary:
             ModelError: it is too small for what must be kept, or larger than what there is.
 
         """
+        self.check(size)
+        length = {number: len(token) for token, number in self.ids.items()}
+        order = sorted(
+            set(length) - self.always, key=lambda n: (-counts[n], self.rank.get(n, len(length)), length[n], n)
+        )
+        return np.asarray(sorted([*self.always, *order[: size - len(self.always)]]), dtype=np.int64)
+
+    def check(self, size: int) -> None:
+        """Refuse a size that cannot be.
+
+        Raises:
+            ModelError: it is too small for what must be kept, or larger than what there is.
+
+        """
         smallest, largest = len(self.always), len(self.ids)
         if not smallest <= size <= largest:
             small = (
@@ -119,11 +133,6 @@ class Vocabulary:
             raise fail(
                 ModelError, "student.size", f"{size:,} {what}", f"Give a number from {smallest:,} to {largest:,}."
             )
-        length = {number: len(token) for token, number in self.ids.items()}
-        order = sorted(
-            set(length) - self.always, key=lambda n: (-counts[n], self.rank.get(n, len(length)), length[n], n)
-        )
-        return np.asarray(sorted([*self.always, *order[: size - smallest]]), dtype=np.int64)
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:

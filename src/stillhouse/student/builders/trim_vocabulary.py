@@ -28,6 +28,7 @@ def trim_vocabulary(teacher: Model, sample: Callable[[], list[str]], *, size: An
     rows = teacher.network.get_input_embeddings().weight.shape[0]
     empty = next(teacher.parameters()).is_meta
     vocabulary = Vocabulary.of(teacher.tokenizer, rows, named_ids(teacher.network))
+    vocabulary.check(size)
     counts = Counter() if empty else vocabulary.count(teacher.tokenizer, sample())
     keep_V = vocabulary.choose(counts, size)
     network = copy.deepcopy(teacher.network)
