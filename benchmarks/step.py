@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import re
@@ -150,6 +151,28 @@ def trl_gkd(bench: Bench) -> Callable[[], float]:
     return step
 
 
+def liger(bench: Bench) -> Callable[[], float]:
+    """Liger's fused linear JSD at beta 0 (its forward KL) plus cross-entropy, chunks of 256, pure torch."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    student, teacher = bench.plain()
+    parameters = list(student.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=1e-5)
+    fused = LigerFusedLinearJSDLoss(1 - ALPHA, ALPHA, 0.0, temperature=TEMPERATURE, compiled=False, chunk_size=256)
+    labels = bench.ids[:, 1:].reshape(-1)
+
+    def step() -> float:
+        with torch.no_grad():
+            theirs = teacher.base_model(input_ids=bench.ids).last_hidden_state[:, :-1].flatten(0, 1)
+        ours = student.base_model(input_ids=bench.ids).last_hidden_state[:, :-1].flatten(0, 1)
+        loss = fused(ours, student.lm_head.weight, theirs, teacher.lm_head.weight, labels)
+        loss.backward()
+        finish(parameters, optimiser)
+        return float(loss.detach())
+
+    return step
+
+
 def _ours(
     bench: Bench, speaking: Callable[[Batch, frozenset[str]], Signal] | None, **objective: Any
 ) -> Callable[[], float]:
@@ -219,7 +242,7 @@ VARIANTS = {
     f.__name__: f
     for f in (
         hf_sft, ours_sft, ours_live, ours_top64, ours_hidden, ours_attention, ours_reverse,
-        plain_kd, trl_gkd,
+        plain_kd, trl_gkd, liger,
     )
 }  # fmt: skip
 
@@ -270,12 +293,13 @@ def main() -> None:
         return
 
     names = given.only or list(VARIANTS)
-    if "trl_gkd" in names:
-        try:
-            import trl.experimental.gkd  # noqa: F401
-        except ImportError:
-            print("TRL is not installed: left out (pip install 'stillhouse[peers]')", file=sys.stderr)
-            names.remove("trl_gkd")
+    for name, module in (("trl_gkd", "trl.experimental.gkd"), ("liger", "liger_kernel.chunked_loss")):
+        if name in names:
+            try:
+                importlib.import_module(module)
+            except ImportError:
+                print(f"{module} is not installed: left out (pip install 'stillhouse[peers]')", file=sys.stderr)
+                names.remove(name)
     times = time_steps(bench, names, given.rounds)
     memory = {}
     for name in names:
