@@ -31,6 +31,7 @@ from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
 from stillhouse.teacher import Teacher, align
+from stillhouse.teacher.kept import kept, kept_ids
 from stillhouse.teacher.quality import Quality, quality
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
@@ -244,7 +245,7 @@ def compared(pupil: Model, master: Teacher) -> str:
 
 
 def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: Callable[[str], str]) -> Teacher:
-    """The teacher as the student can listen to it: itself, or speaking at the positions of other tokens.
+    """The teacher as the student can listen to it: itself, of the tokens that the student kept, or at the positions of others.
 
     Args:
         settings: the recipe.
@@ -262,13 +263,15 @@ def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: 
     where, way_out = "student", "Take a student with the teacher's tokenizer."
     if found.kind == "permuted":
         raise fail(ModelError, where, f"numbers the tokens of {master.name} otherwise: {found.example}", way_out)
+    ends = end_token(tokenizer, settings.data.end_token), align.end_of(master.tokenizer)
+    if kept_ids(tokenizer, master.tokenizer) is not None:
+        return kept(master, tokenizer, text_of, ends=ends)
     if master.forms != {"dense"}:
         what = f"has other tokens than {master.name}, of whose distributions only a part is there ({found.example})"
         raise fail(ModelError, where, what, way_out)
     if settings.data.sampler is not None:
         what = f"has other tokens than {master.name}, which therefore cannot judge what the student writes"
         raise fail(ModelError, where, what, f"{way_out} Or leave data.sampler out.")
-    ends = end_token(tokenizer, settings.data.end_token), align.end_of(master.tokenizer)
     return align.aligned(master, tokenizer, text_of, ends=ends)
 
 
