@@ -110,8 +110,8 @@ def parse(text: str) -> Goal:
             return Goal(kind, value, text, _precision(found.get("precision") or "", text))
         return Goal(kind, value, text)
     if re.fullmatch(_NUMBER + r" ?m", plain):
-        number = plain.rstrip("m ")
-        raise _unclear(text, f"Write '{number}M' for millions of parameters, '{number} min' for minutes.")
+        digits = plain.rstrip("m ")
+        raise _unclear(text, f"Write '{digits}M' for millions of parameters, '{digits} min' for minutes.")
     raise _unclear(text, f"Goals look like {', '.join(KINDS.values())}; memory also {', '.join(TIERS)}.")
 
 

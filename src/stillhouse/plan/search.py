@@ -51,6 +51,7 @@ class Found:
         way: depth, width or balanced.
         vocabulary: tokens it was trimmed to; None if it keeps the teacher's.
         section: the recipe's section that makes it.
+        model: its shapes, on the meta device; its tokenizer is still the teacher's.
         tally: its sizes.
 
     """
@@ -58,6 +59,7 @@ class Found:
     way: str
     vocabulary: int | None
     section: dict[str, Any]
+    model: Model
     tally: Tally
 
 
@@ -90,10 +92,11 @@ def search(teacher: Model, way: str, limits: Sequence[Limit]) -> Found | None:
     """
     most = teacher.parameters_count
     while (section := _section(teacher, way, most)) is not None:
-        found = tally(student.build(recipe.Student(**section), teacher, empty=True))
+        pupil = student.build(recipe.Student(**section), teacher, empty=True)
+        found = tally(pupil)
         over = max(limit.of(found) / limit.most for limit in limits)
         if over <= 1.0:
-            return Found(way, None, section, found)
+            return Found(way, None, section, pupil, found)
         most = min(found.parameters - 1, math.floor(found.parameters / over))
     return None
 
@@ -114,7 +117,7 @@ def search_trimmed(teacher: Model, way: str, limits: Sequence[Limit], sizes: Seq
         found = search(base, way, limits)
         if found is not None:
             further = [] if found.tally.parameters == base.parameters_count else [found.section]
-            best = Found(way, size, _trimmed(size, further), found.tally)
+            best = Found(way, size, _trimmed(size, further), found.model, found.tally)
             if found.tally.lookup <= LOOKUP:
                 break
     return best
@@ -127,9 +130,9 @@ def smallest(teacher: Model, sizes: Sequence[int]) -> list[Found]:
     for way in ways(teacher):
         section = _section(base, way, _least(base, way))
         assert section is not None
-        counted = tally(student.build(recipe.Student(**section), base, empty=True))
+        pupil = student.build(recipe.Student(**section), base, empty=True)
         whole = _trimmed(sizes[-1], [section]) if sizes else section
-        found.append(Found(way, sizes[-1] if sizes else None, whole, counted))
+        found.append(Found(way, sizes[-1] if sizes else None, whole, pupil, tally(pupil)))
     return found
 
 

@@ -100,7 +100,7 @@ def prescribe(ratio: float) -> Prescription:
         why = {
             "strategy": f"conservative: at {size} the student can follow nearly all the teacher says; standard distillation is enough",
             "alpha": "0.8–0.9 at such compressions: the teacher knows more of every token than the text does",
-            "soft": "forward KL covers all that the teacher might say, and the student is large enough to",
+            "soft": "Forward KL covers all that the teacher might say, and the student is large enough to",
         }
         return Prescription("conservative", "high", "forward_kl", 2.0, False, 1, False, why)
     if ratio < math.sqrt(BANDS[1][1] * BANDS[2][0]):
@@ -108,15 +108,15 @@ def prescribe(ratio: float) -> Prescription:
             "strategy": f"moderate: at {size} the student must choose what to keep; several tasks and the teacher's inner "
             "states show it what matters",
             "alpha": "0.5–0.7 at such compressions: the student cannot follow every nuance, the text anchors it",
-            "soft": "forward KL covers all that the teacher might say",
-            "features": "hidden states of key layers are a path to follow where outputs alone leave too much open",
+            "soft": "Forward KL covers all that the teacher might say",
+            "features": "Hidden states of key layers are a path to follow where outputs alone leave too much open",
         }
         return Prescription("moderate", "moderate", "forward_kl", 2.0, True, 1, False, why)
     why = {
         "strategy": f"aggressive: {size} is too far for one step; students one after another, each the next one's teacher",
         "alpha": "0.5 at such compressions: text and teacher weigh the same",
-        "soft": "the skewed KL stays bounded where a small student says nothing (DistiLLM, arXiv:2402.03898, §3.1)",
-        "features": "hidden states of key layers are a path to follow where outputs alone leave too much open",
+        "soft": "The skewed KL stays bounded where a small student says nothing (DistiLLM, arXiv:2402.03898, §3.1)",
+        "features": "Hidden states of key layers are a path to follow where outputs alone leave too much open",
     }
     return Prescription("aggressive", 0.5, "skew_forward_kl", 2.0, True, max(2, stages_of(ratio)), True, why)
 
