@@ -1,16 +1,19 @@
 """A teacher for a student that kept only some of its tokens: its distributions, put onto the tokens that were kept.
 
-The teacher reads the student's tokens under its own ids. Of what it would say next, a token that was kept stays what it is;
-one that was dropped becomes the first of the tokens that the student writes it as. So all of its probability is kept, but for
-what the student cannot say at all, which counts as no word of the teacher. The mathematics: docs/trimmed_vocabularies.md.
+Of what the teacher would say next, a token that was kept stays what it is; one that was dropped becomes the first of the tokens
+that the student writes it as. So all of its probability is kept, but for what the student cannot say at all, which counts as no
+word of the teacher. It reads its own tokens of the text where it can: where the student is inside of one of them, it says how
+the tokens go on that begin so. Else it reads the student's tokens, under its own ids. docs/trimmed_vocabularies.md.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from torch import Tensor
 from stillhouse.errors import ModelError, fail
 from stillhouse.models import Model
 from stillhouse.teacher import Teacher
-from stillhouse.teacher.align import aligned
+from stillhouse.teacher.align import Aligned, Alignment, end_of
 from stillhouse.types import Batch, Signal
 from stillhouse.vocabulary import contents
 
@@ -29,6 +32,9 @@ _Ints = npt.NDArray[np.int64]
 
 BUFFER_BYTES = 48 * 2**20
 """What the teacher's logits over its own tokens may take at one time."""
+
+_NEVER = 1e4
+"""How much below the likeliest the logits of what cannot come lie: far enough to have no probability, and finite."""
 
 
 def kept_ids(student_tokenizer: Any, teacher_tokenizer: Any) -> _Ints | None:
@@ -64,8 +70,9 @@ def kept(
     Args:
         teacher: with its own tokenizer.
         student_tokenizer: the one that the batches are made with.
-        texts: an example's key → its text, whole; with it, ``nll`` is that of the teacher's own tokens.
-        ends: end token of student and of teacher, for ``nll``; those that the tokenizers name if not given.
+        texts: an example's key → its text, whole, as it was tokenised. With it the teacher reads its own tokens of the text.
+            Without it reads the student's, as it does where its layers are asked for, or where it names only some outcomes.
+        ends: end token of student and of teacher; those that the tokenizers name if not given.
 
     Raises:
         ModelError: the student has a token that the teacher does not have.
@@ -92,6 +99,7 @@ class Onto:
         groups: which of ``firsts`` each of these goes to.
         firsts: the student's ids that get more than their own, rising.
         lost: the teacher's ids that go to none though they are outcomes.
+        inside: the beginning of what dropped tokens are written as → their ids, and what comes next in each.
 
     """
 
@@ -101,6 +109,7 @@ class Onto:
     groups: Tensor
     firsts: Tensor
     lost: Tensor
+    inside: dict[tuple[int, ...], tuple[Tensor, Tensor]]
 
     @classmethod
     def of(cls, student_tokenizer: Any, teacher_tokenizer: Any, ids_V: _Ints) -> Onto:
@@ -116,18 +125,32 @@ class Onto:
         onto_T = np.full(len(meaning), -1)
         onto_T[ids_V] = np.arange(len(ids_V))
         names = {number: token for token, number in teacher_tokenizer.get_vocab().items()}
-        first = _first_token(student_tokenizer)
+        write = _writer(student_tokenizer)
         others = [n for n in np.flatnonzero(onto_T < 0).tolist() if meaning[n] is not None]
+        inside: defaultdict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
         for number in others:  # a special token is no text that could be written otherwise
-            onto_T[number] = first(names[number]) if isinstance(meaning[number], bytes) else -1
+            parts = write(names[number]) if isinstance(meaning[number], bytes) else []
+            if parts:
+                onto_T[number] = parts[0]
+            for stop in range(1, len(parts)):
+                inside[tuple(parts[:stop])].append((number, parts[stop]))
         dropped = np.asarray([n for n in others if onto_T[n] >= 0], dtype=np.int64)
         firsts, groups = np.unique(onto_T[dropped], return_inverse=True)
         lost = np.asarray([n for n in others if onto_T[n] < 0], dtype=np.int64)
-        return cls(*(torch.from_numpy(x.astype(np.int64)) for x in (ids_V, onto_T, dropped, groups, firsts, lost)))
+        return cls(
+            ids_V=torch.from_numpy(ids_V),
+            onto_T=torch.from_numpy(onto_T),
+            dropped=torch.from_numpy(dropped),
+            groups=torch.from_numpy(groups),
+            firsts=torch.from_numpy(firsts),
+            lost=torch.from_numpy(lost),
+            inside={begun: _columns(each) for begun, each in inside.items()},
+        )
 
     def to(self, device: torch.device) -> Onto:
-        """The same on a device."""
-        return Onto(**{name: value.to(device) for name, value in vars(self).items()})
+        """The same on a device, but for what is inside of tokens, which is looked up a position at a time."""
+        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
     def dense(self, theirs_NT: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits over the student's tokens from those over the teacher's.
@@ -150,6 +173,20 @@ class Onto:
             return logits_NV, None
         lost_N = theirs_NT.index_select(1, self.lost).logsumexp(-1)
         return logits_NV, torch.sigmoid(logits_NV.logsumexp(-1) - lost_N)
+
+    def within(self, begun: tuple[int, ...], theirs_T: Tensor) -> Tensor:
+        """Logits over the student's tokens inside of a token of the teacher: those of the tokens that are written so.
+
+        Args:
+            begun: what the student has of the token.
+            theirs_T: the teacher's logits where the token begins.
+
+        """
+        ids, after = (each.to(theirs_T.device) for each in self.inside[begun])
+        some = theirs_T[ids]
+        most = some.max()
+        p_V = theirs_T.new_zeros(len(self.ids_V)).index_add_(0, after, (some - most).exp())
+        return (p_V.log_() + most).clamp_min_(float(most) - _NEVER)
 
     def named(self, said: Signal) -> Signal:
         """A truncated signal in the student's ids; what goes to one token is added up.
@@ -184,27 +221,37 @@ class Onto:
         )
 
 
-def _first_token(tokenizer: Any) -> Callable[[str], int]:
-    """A token of a larger vocabulary → the first of those that a tokenizer writes it as; −1 if it cannot."""
+def _columns(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    first, second = torch.tensor(pairs).unbind(-1)
+    return first, second
+
+
+def _writer(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A token of a larger vocabulary → those that a tokenizer writes it as, as far as it can."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     inner = tokenizer.backend_tokenizer.model
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     if model["type"] == "WordPiece":
         prefix = model["continuing_subword_prefix"]
 
-        def longest(token: str) -> int:
-            least = len(prefix) if token.startswith(prefix) else 0
-            found = (vocabulary.get(token[:stop]) for stop in range(len(token), least, -1))
-            return next((number for number in found if number is not None), -1)
+        def longest(token: str) -> list[int]:
+            found: list[int] = []
+            while token != prefix:
+                least = len(prefix) if token.startswith(prefix) else 0
+                stop = next((stop for stop in range(len(token), least, -1) if token[:stop] in vocabulary), None)
+                if stop is None:
+                    break
+                found.append(vocabulary[token[:stop]])
+                token = prefix + token[stop:]
+            return found
 
         return longest
-    unknown = model.get("unk_token") or (
-        model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
-    )
+    unknown = model.get("unk_token")
+    if model.get("unk_id") is not None:
+        unknown = model["vocab"][model["unk_id"]][0]
 
-    def written(token: str) -> int:
-        parts = inner.tokenize(token)
-        return -1 if not parts or parts[0].value == unknown else int(parts[0].id)
+    def written(token: str) -> list[int]:
+        return [int(part.id) for part in takewhile(lambda part: part.value != unknown, inner.tokenize(token))]
 
     return written
 
@@ -214,13 +261,15 @@ class KeptSignal(Signal):
     """A dense signal over the teacher's outcomes that is put onto the student's as its rows are asked for.
 
     Args:
-        inner: the teacher's own.
+        inner: the teacher's own, of the same positions.
         onto: where its probability goes.
+        begun: of positions inside of a token of the teacher, what the student has of it.
 
     """
 
     inner: Signal | None = None
     onto: Onto | None = None
+    begun: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
@@ -237,9 +286,14 @@ class KeptSignal(Signal):
         logits: list[Tensor] = []
         weights: list[Tensor | None] = []
         for first in range(start, max(stop, start + 1), length):
-            said = self.inner.rows(first, min(first + length, stop))
+            last = min(first + length, stop)
+            said = self.inner.rows(first, last)
             assert said.logits_NV is not None
             logits_NV, weight_N = self.onto.dense(said.logits_NV)
+            for n in self.begun.keys() & range(first, last):
+                logits_NV[n - first] = self.onto.within(self.begun[n], said.logits_NV[n - first])
+                if weight_N is not None:
+                    weight_N[n - first] = 1.0
             both = [each for each in (weight_N, said.weight_N) if each is not None]
             logits.append(logits_NV)
             weights.append(torch.stack(both).prod(0) if both else None)
@@ -254,7 +308,7 @@ class Kept(Teacher):
         teacher: with its own tokenizer.
         student_tokenizer: what the batches are made with.
         onto: where its probability goes.
-        texts: an example's key → its text.
+        texts: an example's key → its text; the teacher reads its own tokens of it.
         ends: end token of student and of teacher.
 
     """
@@ -281,11 +335,16 @@ class Kept(Teacher):
         """What the teacher says of the batch's positions, in the student's ids.
 
         Args:
-            batch: of the student's tokens.
-            want: layers; they are those at the same tokens.
+            batch: of the student's tokens; where the teacher reads its own, with the keys of its examples.
+            want: layers; they are those at the student's tokens.
+
+        Raises:
+            DataError: a text is not the one that the batch was made of.
 
         """
         onto = self.onto.to(batch.input_ids_P.device)
+        if self._own is not None and not want:
+            return self._own_reading(self._own, onto, batch)
         theirs = replace(batch, input_ids_P=onto.ids_V[batch.input_ids_P], labels_N=onto.ids_V[batch.labels_N])
         said = self.inner.signal(theirs, want)
         if said.dense:
@@ -295,13 +354,71 @@ class Kept(Teacher):
     def nll(self, batch: Batch) -> Tensor | None:
         """−log of the probability that the teacher gives the text of each label where it reads its own tokens, [N], nats.
 
-        None where the texts are not there, or whole distributions: then its signal says what it gives the label.
+        None where it does not: then its signal says what it gives the label.
         """
         return None if self._own is None else self._own.nll(batch)
 
     @cached_property
-    def _own(self) -> Teacher | None:
+    def _own(self) -> Aligned | None:
         """The teacher where it reads its own tokens."""
         if self.texts is None or self.forms != {"dense"}:
             return None
-        return aligned(self.inner, self.student_tokenizer, self.texts, ends=self.ends)
+        ends = self.ends or (end_of(self.student_tokenizer), end_of(self.inner.tokenizer))
+        return Aligned(self.inner, Alignment(self.student_tokenizer, self.inner.tokenizer, ends), self.texts)
+
+    def _own_reading(self, own: Aligned, onto: Onto, batch: Batch) -> Signal:
+        theirs, row_N, _ = own.translate(batch)
+        begun, has_N = _fill(row_N, batch, onto)
+        if not len(theirs.select_N):
+            silent_NV = torch.zeros(len(row_N), len(onto.ids_V), device=batch.input_ids_P.device)
+            return Signal(logits_NV=silent_NV, weight_N=torch.zeros_like(batch.weight_N))
+        said = _picked(self.inner.signal(theirs.to(batch.input_ids_P.device)), row_N.to(batch.input_ids_P.device))
+        weight_N = has_N.to(batch.weight_N)
+        weight_N = weight_N if said.weight_N is None else weight_N * said.weight_N
+        return KeptSignal(inner=replace(said, weight_N=weight_N), onto=onto, begun=begun)
+
+
+def _fill(row_N: Tensor, batch: Batch, onto: Onto) -> tuple[dict[int, tuple[int, ...]], Tensor]:
+    """Rows for the positions at which no token of the teacher begins: that of the token which they are inside of.
+
+    Args:
+        row_N: the teacher's row for each position, −1 where there is none; filled up in place: where it has nothing to say,
+            with any.
+        batch: of the student's tokens.
+        onto: where probability goes.
+
+    Returns:
+        what the student has of the token, of each position inside of one; whether the teacher has something to say.
+
+    """
+    begun: dict[int, tuple[int, ...]] = {}
+    rows, select, labels = row_N.tolist(), batch.select_N.tolist(), batch.labels_N.tolist()
+    document = batch.document_N.tolist()
+    start = 0
+    for n, row in enumerate(rows):
+        if row >= 0:
+            start = n
+            continue
+        together = document[start] == document[n] and select[n] - select[start] == n - start
+        so_far = tuple(labels[start:n])
+        if (
+            together
+            and rows[start] >= 0
+            and so_far in onto.inside
+            and bool((onto.inside[so_far][1] == labels[n]).any())
+        ):
+            begun[n] = so_far
+        row_N[n] = max(rows[start], 0)
+    has_N = torch.tensor([row >= 0 or n in begun for n, row in enumerate(rows)])
+    return begun, has_N
+
+
+def _picked(said: Signal, row_N: Tensor) -> Signal:
+    """Some rows of a dense signal, in any order."""
+    rows: dict[str, Any] = {
+        name: None if value is None else value.index_select(0, row_N)
+        for name in ("logits_NV", "hidden_NH", "weight_N")
+        for value in (getattr(said, name),)
+    }
+    shares = tuple(share.index_select(0, row_N) if isinstance(share, Tensor) else share for share in said.shares)
+    return replace(said, **rows, members=tuple(_picked(member, row_N) for member in said.members), shares=shares)
