@@ -35,10 +35,15 @@ def recorded(teacher: Model, modules: dict[str, torch.nn.Module], text: str) -> 
 def test_channels_and_heads_by_loops(tokenizer):
     teacher = make("llama", tokenizer)  # 4 heads of 8 channels in 2 groups, 32 hidden, 48 feed-forward
     found = widths(teacher, TEXTS)
-    hidden, groups, inner = [0.0] * 32, [[0.0] * 2 for _ in range(3)], [[0.0] * 48 for _ in range(3)]
+    normed, embedded, groups, inner = (
+        [0.0] * 32,
+        [0.0] * 32,
+        [[0.0] * 2 for _ in range(3)],
+        [[0.0] * 48 for _ in range(3)],
+    )
     norms = {n: m for n, m in teacher.network.named_modules() if n.endswith("norm")}
     assert len(norms) == 7
-    modules = {**norms}
+    modules = {**norms, "embedding": teacher.network.model.embed_tokens}
     for i in range(3):
         modules[f"o{i}"], modules[f"d{i}"] = teacher.layers[i].self_attn.o_proj, teacher.layers[i].mlp.down_proj
     documents = [recorded(teacher, modules, text) for text in TEXTS]
@@ -46,13 +51,14 @@ def test_channels_and_heads_by_loops(tokenizer):
     def over_documents(means: list[float]) -> float:
         return math.sqrt(sum(m * m for m in means))
 
-    for name in norms:
+    for name in (*norms, "embedding"):
         for c in range(32):
             means = [sum(abs(token[c]) for token in d[name][1]) / len(d[name][1]) for d in documents]
-            hidden[c] += over_documents(means)
+            (embedded if name == "embedding" else normed)[c] += over_documents(means)
+    hidden = [a * 32 / sum(normed) + b * 32 / sum(embedded) for a, b in zip(normed, embedded, strict=True)]
     for i in range(3):
         for c in range(48):
-            means = [sum(abs(token[c]) for token in d[f"d{i}"][0]) / len(d[f"d{i}"][0]) for d in documents]
+            means = [math.sqrt(sum(token[c] ** 2 for token in d[f"d{i}"][0]) / len(d[f"d{i}"][0])) for d in documents]
             inner[i][c] = over_documents(means)
         for g in range(2):
             means = []

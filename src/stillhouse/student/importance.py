@@ -19,10 +19,10 @@ from stillhouse.errors import DataError, ModelError, fail
 from stillhouse.models import Model
 from stillhouse.student.families import family_of, parts_of
 
-TOKENS = 8192
-"""That channels, heads and block influence are measured on. The ranks hardly move after a few thousand."""
+TOKENS = 4096
+"""That channels, heads and block influence are measured on."""
 
-PERPLEXITY_TOKENS = 2048
+PERPLEXITY_TOKENS = 1024
 """That every layer's absence is measured on: as many passes as there are layers."""
 
 LONGEST = 512
@@ -51,10 +51,11 @@ class Widths:
 def widths(teacher: Model, texts: Sequence[str]) -> Widths:
     """Rank channels and heads by how strongly they are active.
 
-    Each score is a mean over a document's tokens and an L2 norm over documents (the aggregation that Minitron, §2.2 and
-    its appendix, found best of those it tried). Of a hidden channel: the absolute value that the norms give it, over all
-    norms. Of a feed-forward channel: the absolute value that it hands to the down projection (the paper takes it before
-    the gate; after it is what the layer really uses). Of a head: the L2 norm of its output; of a group, the sum of its heads.
+    Each score is a mean over a document's tokens and an L2 norm over documents. Of a hidden channel: the absolute value that
+    the norms give it, summed over all norms as in the paper, plus the absolute value in the embedding, both scaled to a mean
+    of 1 (measured: ``docs/student.md``). Of a feed-forward channel: the root mean square of what it hands to the down
+    projection; the paper takes it before the gate, but after it is what the layer uses. Of a head: the L2 norm of its output;
+    of a group, the sum of its heads.
 
     Args:
         teacher: of a known family, with its weights.
@@ -81,18 +82,21 @@ def widths(teacher: Model, texts: Sequence[str]) -> Widths:
     def entering(name: str, args: Any, _out: Tensor) -> None:
         x = args[0].float()
         if name.startswith("ffn"):
-            add(name, x.abs().mean((0, 1)))
+            add(name, x.square().mean((0, 1)).sqrt())
         else:
             heads = x.unflatten(-1, (size.groups, -1, size.head_width)).norm(dim=-1).mean((0, 1))
             add(name, heads.sum(-1))
 
-    with watching(norms, leaving), watching(layers, entering):
+    embedding = {"embedding": network.get_input_embeddings()}
+    with watching({**norms, **embedding}, leaving), watching(layers, entering):
         for ids_1P in documents(teacher, texts, TOKENS):
             teacher.trunk(input_ids=ids_1P, use_cache=False)
     scores = {name: total.sqrt() for name, total in totals.items()}
+    normed_H = torch.stack([scores[name] for name in norms if name in scores]).sum(0)
     return Widths(
-        torch.stack([scores[name] for name in norms if name in scores]).sum(0),
-        *(torch.stack([scores[f"{kind} {i}"] for i in range(size.layers)]) for kind in ("heads", "ffn")),
+        normed_H / normed_H.mean() + scores["embedding"] / scores["embedding"].mean(),
+        torch.stack([scores[f"heads {i}"] for i in range(size.layers)]),
+        torch.stack([scores[f"ffn {i}"] for i in range(size.layers)]),
     )
 
 
