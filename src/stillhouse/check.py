@@ -79,6 +79,13 @@ def check(settings: recipe.Recipe) -> None:
                 )
             find("hook", hook, "trainer.hooks")
     problems += machine_problems(settings)
+    for i, stage in enumerate(settings.stages):
+        found: list[Problem] = []
+        with gathering(found):
+            check(settings.stage(i))
+        # what a stage shares with the recipe is told once
+        ours = [p for p in found if p not in problems]
+        problems += [Problem(f"stages.{i} ({stage.name}), {p.where}", p.what, p.way_out) for p in ours]
     if problems:
         unique = list(dict.fromkeys(problems))
         raise RecipeError(*unique)
@@ -201,6 +208,44 @@ def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
     return warnings
 
 
+def models_of(settings: recipe.Recipe) -> list[Model]:
+    """The teacher, the student of each stage and the student, without weights.
+
+    Raises:
+        ModelError: one of them cannot be made.
+
+    """
+    from stillhouse import student, teacher
+
+    made = [teacher.load(settings.teacher, empty=True).model]
+    for section in (*(stage.student for stage in settings.stages), settings.student):
+        made.append(student.build(section, made[-1], empty=True))
+    return made
+
+
+def check_sizes(settings: recipe.Recipe) -> None:
+    """Refuse stages that grow.
+
+    Raises:
+        RecipeError: a stage's student is larger than who teaches it.
+        ModelError: a student cannot be made.
+
+    """
+    sizes = [model.parameters_count for model in models_of(settings)]
+    names = [*(f"stages.{i} ({stage.name})" for i, stage in enumerate(settings.stages)), "student"]
+    problems = [
+        Problem(
+            where,
+            f"has {mine:,} parameters, more than the {theirs:,} of who teaches it",
+            "Let the sizes of the stages fall from the teacher to the student.",
+        )
+        for where, theirs, mine in zip(names, sizes, sizes[1:], strict=False)
+        if mine > theirs
+    ]
+    if problems:
+        raise RecipeError(*problems)
+
+
 def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher, Model] | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
@@ -218,36 +263,47 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
     """
     import torch
 
-    from stillhouse import machine, student, teacher
+    from stillhouse import machine
 
-    if made is None:
-        master = teacher.load(settings.teacher, empty=True).model
-        pupil = student.build(settings.student, master, empty=True)
-    else:
-        master, pupil = made[0].model, made[1]
-    tokens = settings.trainer.steps * settings.trainer.tokens_per_step
-    bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
-    heads = [m.head_layer.weight.numel() for m in (master, pupil)]
-    learn = 3.0 * (bodies[1] + heads[1])
-    distil = learn + bodies[0] + heads[0]
-    operations = tokens * (distil + (learn if settings.evaluate.control else 0.0))
+    sections = [*(settings.stage(i) for i in range(len(settings.stages))), settings]
+    chain = models_of(settings) if made is None else [made[0].model, made[1]]
+    sections = sections[-(len(chain) - 1) :]
+    links = list(zip(sections, chain, chain[1:], strict=False))
+    operations = sum(_operations(*link) for link in links)
+    memory = max(_memory(*link) for link in links)
     seconds = None
     if measure:
         machine.set_threads(settings.trainer.threads)
         rate = machine.measure_gemm(torch.float32, "cpu")
         seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
+    tokens = sum(each.trainer.steps * each.trainer.tokens_per_step for each in sections)
+    sizes = chain[0].parameters_count, chain[-1].parameters_count
+    return Costs(chain[0].name, *sizes, tokens, operations, memory, seconds)
+
+
+def _operations(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
+    """Multiply-adds of training a student, and its control."""
+    bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
+    heads = [m.head_layer.weight.numel() for m in (master, pupil)]
+    learn = 3.0 * (bodies[1] + heads[1])
+    distil = learn + bodies[0] + heads[0]
+    tokens = settings.trainer.steps * settings.trainer.tokens_per_step
+    return tokens * (distil + (learn if settings.evaluate.control else 0.0))
+
+
+def _memory(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
+    """Bytes at the peak of training, about."""
     recompute = settings.trainer.gradient_checkpointing
     width = getattr(pupil.config, "hidden_size", 512)
     inner = getattr(pupil.config, "intermediate_size", 4 * width)
     per_layer = settings.trainer.micro_tokens * (width if recompute else 10 * width + 4 * inner) * 4
-    memory = (
+    return (
         16.0 * pupil.parameters_count
         + 4.0 * master.parameters_count
         + per_layer * len(pupil.layers)
-        + 4.0 * heads[1]
+        + 4.0 * pupil.head_layer.weight.numel()
         + 2 * 48 * 2**20
     )
-    return Costs(master.name, master.parameters_count, pupil.parameters_count, tokens, operations, memory, seconds)
 
 
 OVERHEAD = 1.2

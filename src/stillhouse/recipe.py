@@ -1,4 +1,4 @@
-"""The recipe: everything a run depends on, as one value of eight sections.
+"""The recipe: everything a run depends on, as one value of nine sections.
 
 A recipe is a YAML file or the same object in Python. It is strict (an unknown key is an error that names the nearest known
 one) and is checked whole before anything is loaded: all mistakes are told at once. Imports no torch.
@@ -210,6 +210,10 @@ class Evaluate(Section):
     """Held-out tokens to evaluate on, whole documents."""
     control: bool = True
     """Also train the same student without the teacher at the same budget: did distillation help?"""
+    direct: bool = False
+    """With stages: also train the student straight from the teacher for as many tokens as all of them: did they help?"""
+    reference: str = "teacher"
+    """Whom the student is compared with: `teacher`, or the name of a stage (an adapted teacher)."""
     retention: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of the teacher's skill above the floor that must be kept."""
     measures: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (
@@ -239,6 +243,26 @@ class Report(Section):
     """Tokens of each continuation."""
 
 
+class Stage(Section):
+    """A step on the way to the student: who learns in it teaches the next one.
+
+    What is not said here is as in the recipe's section of that name.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """What the stage is called; its run lies in the folder stages/<name> of the recipe's."""
+    student: Student
+    """Who learns in this stage, made from who teaches in it: the recipe's teacher, then each stage's student."""
+    data: dict[str, Any] = {}
+    """Keys of the section `data` that differ in this stage."""
+    objective: dict[str, Any] = {}
+    """Keys of the section `objective` that differ in this stage; {alpha: 0} learns from labels alone."""
+    trainer: dict[str, Any] = {}
+    """Keys of the section `trainer` that differ in this stage."""
+    evaluate: dict[str, Any] = {}
+    """Keys of the section `evaluate` that differ in this stage; no control is trained unless it is asked for."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -248,12 +272,62 @@ class Recipe(Section):
     """The run's folder; runs/<name> if not given."""
     data: Data
     teacher: Annotated[Teacher, BeforeValidator(_as_teacher)]
+    stages: tuple[Stage, ...] = ()
+    """Steps on the way from the teacher to the student: assistants of sizes in between, or the teacher adapted to the text."""
     student: Student
     objective: Objective = Objective()
     trainer: Trainer = Trainer()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     report: Report = Report()
+
+    def stage(self, index: int) -> Recipe:
+        """The recipe of one stage: a run of its own, taught by the student of the stage before."""
+        stage = self.stages[index]
+        content = self.to_dict()
+        for section in ("data", "objective", "trainer", "evaluate"):
+            own = {"control": False, "direct": False, "reference": "teacher"} if section == "evaluate" else {}
+            content[section] |= own | getattr(stage, section)
+        content |= {
+            "name": f"{self.name}-{stage.name}",
+            "run": str(self.folder / "stages" / stage.name),
+            "teacher": self.taught_by(index).model_dump(mode="json"),
+            "student": stage.student.model_dump(mode="json"),
+            "stages": (),
+            "export": {},
+        }
+        return Recipe.model_validate(content)
+
+    def taught_by(self, index: int) -> Teacher:
+        """Who teaches in a stage, counted from 0; after the last stage, who teaches the student."""
+        if index == 0:
+            return self.teacher
+        before = self.folder / "stages" / self.stages[index - 1].name / "student"
+        return Teacher.model_validate({"name": "local", "model": str(before), "dtype": self.teacher.dtype})
+
+    @property
+    def reference(self) -> Teacher:
+        """Whom the student is compared with: the teacher, or the student of the stage that `evaluate.reference` names."""
+        names = [stage.name for stage in self.stages]
+        return self.taught_by(names.index(self.evaluate.reference) + 1 if self.evaluate.reference in names else 0)
+
+    def direct(self) -> Recipe:
+        """The same student straight from the reference, for as many tokens as all stages after it and the last step take."""
+        names = [stage.name for stage in self.stages]
+        skipped = names.index(self.evaluate.reference) + 1 if self.evaluate.reference in names else 0
+        on_the_way = [self.stage(i).trainer for i in range(skipped, len(self.stages))]
+        tokens = sum(each.steps * each.tokens_per_step for each in (*on_the_way, self.trainer))
+        content = self.to_dict()
+        content["trainer"]["steps"] = round(tokens / self.trainer.tokens_per_step)
+        content["evaluate"] |= {"control": False, "direct": False, "reference": "teacher"}
+        content |= {
+            "name": f"{self.name}-direct",
+            "run": str(self.folder / "direct"),
+            "teacher": self.reference.model_dump(mode="json"),
+            "stages": (),
+            "export": {},
+        }
+        return Recipe.model_validate(content)
 
     @property
     def folder(self) -> Path:
@@ -321,9 +395,34 @@ def parse(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         problems += _word(error)
+    else:
+        problems += _wrong_in_stages(recipe)
     if problems:
         raise RecipeError(*problems)
     return recipe
+
+
+def _wrong_in_stages(recipe: Recipe) -> list[Problem]:
+    """What is wrong with the stages of a recipe that is right otherwise."""
+    problems = []
+    names = [stage.name for stage in recipe.stages]
+    for index, name in enumerate(names):
+        where = f"stages.{index}"
+        if name in names[:index] or name == "teacher":
+            problems.append(Problem(f"{where}.name", f"'{name}' is taken", "Give each stage a name of its own."))
+        try:
+            recipe.stage(index)
+        except ValidationError as error:
+            problems += [Problem(f"{where}.{p.where}", p.what, p.way_out) for p in _word(error)]
+    if recipe.evaluate.reference not in ("teacher", *names):
+        what = f"there is no stage '{recipe.evaluate.reference}'"
+        problems.append(
+            Problem("evaluate.reference", what, did_you_mean(recipe.evaluate.reference, ["teacher", *names]))
+        )
+    if recipe.evaluate.direct and not names:
+        what = "asks for the way without stages, and the recipe has none"
+        problems.append(Problem("evaluate.direct", what, "List stages, or leave it out."))
+    return problems
 
 
 def _override(content: dict[str, Any], text: str) -> Problem | None:

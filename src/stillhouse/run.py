@@ -7,6 +7,7 @@ continues it after any interruption, and answers at once when it is done.
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, costs, match
+from stillhouse.check import check, check_sizes, costs, match
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.render import end_token
 from stillhouse.errors import ModelError, RunError, fail
@@ -38,7 +39,7 @@ from stillhouse.trainer.lock import lock
 from stillhouse.types import Batch
 from stillhouse.vocabulary import compare_vocabularies
 
-DECIDES_WEIGHTS = ("data", "teacher", "student", "objective", "trainer")
+DECIDES_WEIGHTS = ("data", "teacher", "stages", "student", "objective", "trainer")
 """Sections that the trained weights follow from; a run's folder holds one set of them."""
 
 QUALITY_TOKENS = 1024
@@ -46,7 +47,7 @@ QUALITY_TOKENS = 1024
 
 
 def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
-    """Distil: from a recipe to a folder with the student, its evaluation and its report.
+    """Distil: from a recipe to a folder with the student, its evaluation and its report; stage by stage where there are any.
 
     Args:
         settings: the recipe.
@@ -61,8 +62,47 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
 
     """
     check(settings)
-    folder = settings.folder
     ranks = distributed.start(settings.trainer.device)
+    if settings.stages:
+        check_sizes(settings)
+        for index, stage in enumerate(settings.stages):
+            if console and ranks.main:
+                title = f"Stage {index + 1} of {len(settings.stages) + 1}: {stage.name}"
+                console.print(f"[bold]{escape(title)}[/]", highlight=False)
+            part = settings.stage(index)
+            if index and ranks.main:
+                share_text(settings.stage(0), part)
+            run(part, console=console)
+        if settings.evaluate.direct:
+            if console and ranks.main:
+                console.print("[bold]The same student without stages, to compare with[/]", highlight=False)
+            part = settings.direct()
+            if ranks.main:
+                share_text(settings.stage(0), part)
+            run(part, console=console)
+        if ranks.main:
+            share_text(settings.stage(0), settings)
+        if console and ranks.main:
+            console.print(f"[bold]Stage {len(settings.stages) + 1} of {len(settings.stages) + 1}: the student[/]")
+    return distil(settings, ranks, console)
+
+
+def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console | None) -> Path:
+    """One student from whoever teaches it; what ``run`` does once for each stage.
+
+    Args:
+        settings: the recipe; the students of its stages are there.
+        ranks: of all processes.
+        console: where to show progress; None for silence.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        StillhouseError: what a user can mend; what is done so far stays.
+
+    """
+    folder = settings.folder
     say = console.print if console and ranks.main else lambda *_, **__: None
     with ExitStack() as stack:
         if ranks.main:
@@ -72,7 +112,7 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         clock = Clock(folder, ranks.main)
 
         with clock("load"):
-            master = load_teacher(settings, console if ranks.main else None)
+            master = load_teacher(settings.taught_by(len(settings.stages)), console if ranks.main else None)
         say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
         with clock("student"):
             first = first_student(settings, master, folder, console if ranks.main else None)
@@ -102,7 +142,8 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
         if ranks.main:
             if not evaluated(folder, settings):
                 with clock("evaluate"):
-                    collect(folder, settings, master, corpus, console)
+                    reference = load_reference(settings, master, console)
+                    collect(folder, settings, reference, corpus, console)
                 judge(folder, settings, clock.seconds)
             page = report(folder)
             say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
@@ -134,7 +175,7 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 way_out = f"Finish the run first: stillhouse run {folder / 'recipe.yaml'}"
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
-                master = load_teacher(settings, console)
+                master = load_teacher(settings.reference, console)
                 tokenizer = models.load(str(folder / "before"), empty=True).tokenizer
                 corpus = data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
                 collect(folder, settings, master, corpus, console)
@@ -210,12 +251,29 @@ def claim(folder: Path, settings: recipe.Recipe) -> None:
         ) from None
 
 
-def load_teacher(settings: recipe.Recipe, console: Console | None) -> Teacher:
-    """The teacher, with the time it takes shown."""
-    source = find("teacher", settings.teacher.name, "teacher")
-    options = check_options(source, settings.teacher.options, "teacher")
+def load_teacher(section: recipe.Teacher, console: Console | None) -> Teacher:
+    """A teacher, with the time it takes shown."""
+    source = find("teacher", section.name, "teacher")
+    options = check_options(source, section.options, "teacher")
     with timed(console, "Loading the teacher", getattr(source, "takes", lambda _: None)(options)):
-        return teacher.load(settings.teacher)
+        return teacher.load(section)
+
+
+def share_text(first: recipe.Recipe, other: recipe.Recipe) -> None:
+    """Let a later stage begin with the corpus of the first, text that the teacher wrote included; it makes its own if it must.
+
+    A student of other tokens, or of other data, finds that the corpus is not of what it needs, and replaces it.
+    """
+    place = other.folder / "data"
+    if first.data == other.data and not place.exists():
+        with atomic_folder(place) as building:
+            shutil.copytree(first.folder / "data", building, dirs_exist_ok=True)
+
+
+def load_reference(settings: recipe.Recipe, master: Teacher, console: Console | None) -> Teacher:
+    """Whom the student is compared with: who taught it, or, at the end of stages, whom the recipe says."""
+    same = settings.reference == settings.taught_by(len(settings.stages))
+    return master if same else load_teacher(settings.reference, console)
 
 
 def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, console: Console | None) -> Model:
@@ -425,6 +483,8 @@ def collect(
     }
     if (folder / "control" / "student" / "config.json").is_file():
         loaders["control"] = lambda: models.load(str(folder / "control" / "student"), name=f"{settings.name}-control")
+    if settings.evaluate.direct:
+        loaders["direct"] = lambda: models.load(str(folder / "direct" / "student"), name=f"{settings.name}-direct")
     batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
     counts_V = corpus.train.label_counts(shape.outcomes)
 

@@ -309,6 +309,8 @@ def test_another_seed_moves_only_what_is_resampled(healthy: Items) -> None:
 def test_every_measure_asks_its_question_and_says_its_numbers(name: str, healthy: Items) -> None:
     measure = find("measure", name)
     options = check_options(measure, {}, name)
+    if name == "route":
+        healthy = healthy.with_role("direct", healthy.roles["control"])
     got = measure(healthy, **options)
     assert got.name == name
     assert (measure.__doc__ or "").splitlines()[0].endswith("?")

@@ -81,7 +81,10 @@ def judge(folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float]) -
     """
     items = records.read(folder / "evaluation" / "items.parquet")
     findings = []
-    for index, strategy in enumerate(settings.evaluate.measures):
+    measures = settings.evaluate.measures
+    if settings.evaluate.direct and "route" not in [each.name for each in measures]:
+        measures = (*measures, recipe.Strategy(name="route"))
+    for index, strategy in enumerate(measures):
         where = f"evaluate.measures.{index}"
         measure = find("measure", strategy.name, where)
         findings.append(measure(items, **check_options(measure, _options(measure, strategy, settings.evaluate), where)))

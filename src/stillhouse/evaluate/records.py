@@ -26,8 +26,9 @@ IntArray = NDArray[np.int64]
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNINFORMATIVE", "NOT MEASURED", "DESCRIPTIVE"]
 """Three values of a test, and three honest states: the teacher itself is at the floor; nothing to judge from; no rule."""
 
-ROLES = ("teacher", "before", "student", "control", "floor")
-"""Teacher; student before training; student; the same student trained without the teacher; unigram model of the labels."""
+ROLES = ("teacher", "before", "student", "control", "direct", "floor")
+"""Teacher; student before training; student; the same trained without the teacher; the same trained by the teacher without
+stages in between; unigram model of the labels."""
 
 SCHEMA = 1
 """Version of the table's columns and their meaning."""

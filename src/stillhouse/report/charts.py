@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from stillhouse.report.words import NOTHING, finite, interval, number, one_line, visible
 
-ROLES: tuple[str, ...] = ("floor", "before", "control", "student", "teacher")
+ROLES: tuple[str, ...] = ("floor", "before", "control", "direct", "student", "teacher")
 """The roles from worst to best, as a ladder shows them."""
 
 PALETTE: dict[str, tuple[str, str]] = {
@@ -33,6 +33,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "control": ("#a84a00", "#ffa45c"),
     "before": ("#7a1f6b", "#f29bd6"),
     "floor": ("#697080", "#8b96a5"),
+    "direct": ("#00775a", "#d9d24a"),
     "other": ("#0b6e63", "#5fcdbd"),
     "pass": ("#17703a", "#5fce86"),
     "fail": ("#b3261e", "#ff8f85"),
@@ -40,7 +41,7 @@ PALETTE: dict[str, tuple[str, str]] = {
 }
 """Name → colour on the light and on the dark page. As text each has a contrast of at least 4.5 on paper and card."""
 
-_DASHES = {"teacher": "", "student": "", "control": "7 4", "before": "2 4", "floor": "1 5"}
+_DASHES = {"teacher": "", "student": "", "control": "7 4", "direct": "10 3 2 3", "before": "2 4", "floor": "1 5"}
 _EXTRA_DASHES = ("", "7 4", "2 4", "10 3 2 3", "4 2", "1 5")
 _CHAR = 6.5  # a generous mean width of one character at 12 units
 NARROW, WIDE = 340, 680
@@ -269,6 +270,7 @@ def _marker(role: str, x: float, y: float, size: float = 5.0) -> Markup:
     shapes = {
         "student": f"M{x - s:.1f},{y - s:.1f}h{2 * s:.1f}v{2 * s:.1f}h{-2 * s:.1f}z",
         "control": f"M{x:.1f},{y - 1.2 * s:.1f}l{1.2 * s:.1f},{2.1 * s:.1f}h{-2.4 * s:.1f}z",
+        "direct": f"M{x - 1.2 * s:.1f},{y:.1f}l{1.2 * s:.1f},{-1.2 * s:.1f}l{1.2 * s:.1f},{1.2 * s:.1f}v{0.8 * s:.1f}h{-2.4 * s:.1f}z",
         "before": f"M{x:.1f},{y + 1.2 * s:.1f}l{1.2 * s:.1f},{-2.1 * s:.1f}h{-2.4 * s:.1f}z",
         "floor": f"M{x - 1.4:.1f},{y - 1.4 * s:.1f}h2.8v{2.8 * s:.1f}h-2.8z",
         "other": f"M{x:.1f},{y - 1.3 * s:.1f}l{1.3 * s:.1f},{1.3 * s:.1f}l{-1.3 * s:.1f},{1.3 * s:.1f}"

@@ -21,7 +21,7 @@ TEXT_LIMIT = 3000
 """Characters of one model text that the page shows; the rest is counted and stays in samples.json."""
 _CURVE_POINTS = 160
 
-SHOWN_ROLES = ("teacher", "before", "student", "control")
+SHOWN_ROLES = ("teacher", "before", "student", "control", "direct")
 """The roles whose texts stand side by side, in this order."""
 
 ROLE_WORDS: dict[str, str] = {
@@ -29,6 +29,7 @@ ROLE_WORDS: dict[str, str] = {
     "student": "the distilled model",
     "control": "the same model trained without the teacher",
     "before": "the student before any training",
+    "direct": "the same model taught by the teacher without stages in between",
     "floor": "word frequencies only",
 }
 
@@ -82,6 +83,30 @@ class Tile:
     small: str = ""
     verdict: Verdict | None = None
     missing: str = ""
+
+
+NOT_KNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage on the way, or the way without stages.
+
+    Args:
+        name: of the stage; ``direct``.
+        link: its own report, in the run's folder; "" if it is not there.
+        teacher: parameters of who taught in it.
+        student: parameters of who learned.
+        verdict: of its own evaluation.
+        sentence: of it.
+    """
+
+    name: str
+    link: str
+    teacher: str
+    student: str
+    verdict: Verdict
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -162,6 +187,7 @@ class Page:
     steering: list[Figure]
     roles: list[tuple[str, str]]
     models: list[tuple[str, str, str, str]]
+    stages: list[Step]
     samples: list[Sample]
     manners: list[Manner]
     environment: list[tuple[str, str]]
@@ -229,8 +255,9 @@ def build(run: Run) -> Page:
         ladder=ladder,
         curves=_curves(run),
         steering=_steering(run),
-        roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES)],
+        roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
         models=models,
+        stages=_steps_taken(run),
         samples=[_sample(s) for s in run.samples],
         manners=_manners(run.samples),
         environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
@@ -637,6 +664,20 @@ def private(text: str) -> str:
     return re.sub(
         r"(?<![\w.:/\\-])(?:/[^/\s,;:'\"]+){2,}/?|\b[A-Za-z]:\\[^\s,;'\"]+", lambda m: f"…/{_last_name(m[0])}", text
     )
+
+
+def _steps_taken(run: Run) -> list[Step]:
+    steps = []
+    for folder, evaluation in run.stages.items():
+        sizes = [finite(_at(evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
+        told = [words.magnitude(size) if size else NOT_KNOWN for size in sizes]
+        sentence, _ = first_sentence(str(evaluation.get("sentence") or ""))
+        page = f"{folder}/report.html"
+        link = page if (run.folder / page).is_file() else ""
+        steps.append(
+            Step(folder.rpartition("/")[2], link, told[0], told[1], verdict_of(evaluation.get("verdict")), sentence)
+        )
+    return steps
 
 
 def _models(run: Run) -> list[tuple[str, str, str, str]]:

@@ -42,6 +42,7 @@ class Run:
         metrics: the student's metrics.jsonl, one dict a line.
         control: the control's.
         evaluation: evaluation.json.
+        stages: of the stages and the direct way, each with a run of its own: its folder in this one → its evaluation.json.
         samples: samples.json.
         missing: file name → what is missing.
         notes: what was read only in part.
@@ -56,6 +57,7 @@ class Run:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     control: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, Missing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -99,6 +101,12 @@ def read(folder: Path) -> Run:
     run.metrics = _lines(run, "metrics.jsonl", make)
     run.control = _lines(run, "control/metrics.jsonl", make)
     run.evaluation = _mapping(run, "evaluation.json", judge, _json(run, "evaluation.json", judge))
+    listed = run.recipe.get("stages")
+    for stage in listed if isinstance(listed, list | tuple) else ():
+        part = f"stages/{stage.get('name')}" if isinstance(stage, dict) else ""
+        run.stages[part] = _mapping(run, part, make, _json(run, f"{part}/evaluation.json", make))
+    if (folder / "direct" / "evaluation.json").is_file():
+        run.stages["direct"] = _mapping(run, "direct", make, _json(run, "direct/evaluation.json", make))
     samples = _json(run, "samples.json", judge)
     if isinstance(samples, list):
         run.samples = [s for s in samples if isinstance(s, dict)]

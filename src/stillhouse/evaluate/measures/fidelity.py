@@ -34,7 +34,7 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
     if items.documents < 2:
         return wording.not_measured("fidelity", _QUESTION, "an interval needs two documents or more")
     n = items.size
-    roles = [role for role in ("student", "control", "before") if items.has(role, *_NEEDED)]
+    roles = [role for role in ("student", "control", "direct", "before") if items.has(role, *_NEEDED)]
     estimates: list[Estimate] = []
     means: dict[str, dict[str, Interval]] = {}
     tails, lines = [], []

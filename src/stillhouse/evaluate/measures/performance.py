@@ -7,7 +7,7 @@ from stillhouse.evaluate.records import Chart, Estimate, Finding, Items, Mark, P
 from stillhouse.evaluate.wording import count, estimate, number, plain, say, with_interval
 
 _QUESTION = "How much of the teacher's skill does the student keep?"
-_LADDER = ("floor", "before", "control", "student", "teacher")
+_LADDER = ("floor", "before", "control", "direct", "student", "teacher")
 
 
 def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -> Finding:
@@ -42,7 +42,7 @@ def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -
         ]
 
     kept = {}
-    for role in ("student", "control", "before"):
+    for role in ("student", "control", "direct", "before"):
         if items.has(role):
             kept[role] = statistics.retention(
                 items.loss("teacher")[0],
