@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,17 +122,18 @@ def test_trap_23_the_distillation_loss_is_no_verdict():
     Here the KL from the teacher is a fiftieth of a nat, a fortieth of the control's, and half of the skill is gone.
     """
     noise = np.random.default_rng(0).normal(0.0, 0.2, 1000)
-    items = scored(teacher=1.0 + noise, student=2.0 + noise, control=1.9 + noise, floor=np.full(1000, 3.0))
+    common = {"teacher": 1.0 + noise, "floor": np.full(1000, 3.0)}
+    items = scored(**common, student=2.0 + noise, control=2.5 + noise)
     findings = [performance(items), fidelity(items), benefit(items)]
-    verdicts = {finding.name: finding.verdict for finding in findings}
-    assert verdicts["performance"] == "FAIL" and verdicts["benefit"] == "FAIL"
+    assert (findings[0].verdict, findings[2].verdict) == ("FAIL", "PASS")
     assert combine(findings).verdict == "FAIL"
     (kept,) = [e for e in findings[0].estimates if (e.label, e.role) == ("skill kept above the floor", "student")]
     assert kept.low < kept.value < kept.high < 90
-    good = scored(teacher=1.0 + noise, student=1.02 + noise, control=1.9 + noise, floor=np.full(1000, 3.0))
-    assert {performance(good).verdict, benefit(good).verdict} == {"PASS"}
-    alike = replace(good, roles={**good.roles, "student": good.roles["control"]})
-    assert benefit(alike).verdict == "INCONCLUSIVE"
+    good = scored(**common, student=1.02 + noise, control=1.9 + noise)
+    assert (performance(good).verdict, benefit(good).verdict) == ("PASS", "PASS")
+    for control, verdict in ((1.02, "INCONCLUSIVE"), (1.01, "FAIL")):
+        unneeded = scored(**common, student=1.02 + noise, control=control + noise)
+        assert (performance(unneeded).verdict, benefit(unneeded).verdict) == ("PASS", verdict)
 
 
 def test_trap_23_gates_and_control_are_there_by_default():

@@ -217,7 +217,7 @@ class Store:
                         continue
                     rows = pq.read_table(path, columns=list(_ROWS))
                     keys, offsets, lengths, counts = (rows[name].to_pylist() for name in _ROWS)
-                except (pa.ArrowException, OSError, KeyError) as error:
+                except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                     why = f"is not a shard of this format ({error})"
             if why is not None:
                 self.dropped[path] = why
