@@ -71,8 +71,10 @@ def several_ways() -> Any:
 def roberta() -> Any:
     """Byte-level with RoBERTa's own processor, which names ids."""
     rules = json.loads(byte_level().backend_tokenizer.to_str())
+    _specials_last(rules)
+    ids = {each["content"]: each["id"] for each in rules["added_tokens"]}
     rules["post_processor"] = {
-        "type": "RobertaProcessing", "sep": ["<|im_end|>", 2], "cls": ["<|im_start|>", 1], "trim_offsets": True, "add_prefix_space": False,
+        "type": "RobertaProcessing", "sep": ["<|im_end|>", ids["<|im_end|>"]], "cls": ["<|im_start|>", ids["<|im_start|>"]], "trim_offsets": True, "add_prefix_space": False,
     }  # fmt: skip
     return _wrapped(rules, eos_token="<|im_end|>", bos_token="<|im_start|>", pad_token="<|endoftext|>")
 
@@ -90,7 +92,9 @@ def word_piece() -> Any:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return _wrapped(json.loads(inner.to_str()), mask_token="[MASK]", **names)
+    rules = json.loads(inner.to_str())
+    _specials_last(rules)
+    return _wrapped(rules, mask_token="[MASK]", **names)
 
 
 def unigram() -> Any:
@@ -103,7 +107,26 @@ def unigram() -> Any:
     rules = json.loads(inner.to_str())
     rules["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
     rules["model"]["byte_fallback"] = True
+    _specials_last(rules)
     return _wrapped(rules)
+
+
+def _specials_last(rules: dict[str, Any]) -> None:
+    """Special tokens behind all others, so that dropping one of these moves them."""
+    model = rules["model"]
+    special = [each["content"] for each in rules["added_tokens"]]
+    if model["type"] == "Unigram":
+        scores = dict(map(tuple, model["vocab"]))
+        model["vocab"] = [[t, s] for t, s in scores.items() if t not in special] + [[t, scores[t]] for t in special]
+        ids = {token: number for number, (token, _) in enumerate(model["vocab"])}
+        model["unk_id"] = ids["<unk>"]
+    else:
+        words = sorted(set(model["vocab"]) - set(special), key=model["vocab"].get)
+        ids = model["vocab"] = {token: number for number, token in enumerate([*words, *special])}
+    for each in rules["added_tokens"]:
+        each["id"] = ids[each["content"]]
+    for each in (rules["post_processor"] or {}).get("special_tokens", {}).values():
+        each["ids"] = [ids[token] for token in each["tokens"]]
 
 
 def _wrapped(rules: dict[str, Any], **names: str) -> Any:

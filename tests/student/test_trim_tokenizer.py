@@ -214,6 +214,22 @@ def test_of_several_ways_to_merge_that_which_happens_counts():
     assert found.choose(counts, 5).tolist() == [0, 1, 2, 3, 5]
 
 
+def test_a_merge_that_stands_before_those_it_needs():
+    """Its parts come first all the same."""
+    vocabulary = {t: i for i, t in enumerate(["a", "b", "c", "abc", "ab"])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[("ab", "c"), ("a", "b")]))
+    found = Vocabulary.of(PreTrainedTokenizerFast(tokenizer_object=inner), ROWS)
+    assert found.choose(Counter(), 4).tolist() == [0, 1, 2, 4]
+
+
+def test_what_stands_for_the_unknown_is_kept_though_nobody_names_it():
+    inner = Tokenizer(models.Unigram([("a", -1.0), ("nothing", -2.0), ("aa", -1.5)], unk_id=1))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    found = Vocabulary.of(tokenizer, ROWS)
+    assert found.always == {0, 1}
+    assert trim_tokenizer(tokenizer, np.asarray([0, 1]))("ax").input_ids == tokenizer("ax").input_ids == [0, 1]
+
+
 def test_without_a_sample_the_earliest_merges_are_kept():
     tokenizer, _ = tiny()
     found = Vocabulary.of(tokenizer, ROWS)

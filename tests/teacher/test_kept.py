@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 import torch
 from shared import make_llama, make_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import BPE
 from tokenizers_zoo import ZOO
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from two_tokenizers import TEXTS, batch_of, make_word_piece
 
 from stillhouse.errors import ModelError
@@ -57,18 +61,17 @@ def positions(tokenizer: Any, length: int = 9, seed: int = 0) -> Batch:
     return Batch(ids[:-1], n, (0, length), n, ids[1:], torch.ones(length), torch.zeros_like(n), ("a",), (0,))
 
 
-def written_as(kind: str, student: Any, token: str) -> str | None:
-    """The first of the student's tokens that a token is written as, by the rules of its kind, in plain loops."""
+def written_as(kind: str, student: Any, token: str) -> list[str]:
+    """The student's tokens that a token is written as, by the rules of its kind, in plain loops."""
     model = json.loads(student.backend_tokenizer.to_str())["model"]
     have = student.get_vocab()
     if kind == "word_piece":
         begins = [token[:stop] for stop in range(1, len(token) + 1)]
-        known = [
-            part
-            for part in begins
-            if part in have and (not token.startswith("##") or part.startswith("##")) and part != "##"
-        ]
-        return max(known, key=len) if known else None
+        known = [x for x in begins if x in have and x.startswith("##") == token.startswith("##") and x != "##"]
+        if not known:
+            return []
+        rest = token[len(max(known, key=len)) :]
+        return [max(known, key=len), *(written_as(kind, student, "##" + rest) if rest else [])]
     if kind == "unigram":
         scores = dict(model["vocab"])
         best: list[tuple[float, list[str]]] = [(0.0, [])]
@@ -78,20 +81,17 @@ def written_as(kind: str, student: Any, token: str) -> str | None:
                 for start in range(stop)
                 if token[start:stop] in scores
             ]
-            best.append(max(ways) if ways else (best[-1][0] - 50.0, [*best[-1][1], "<unk>"]))
-        first = best[-1][1][0]
-        return first if first != "<unk>" else f"<0x{token.encode()[0]:02X}>"
-    if model["ignore_merges"] and token in have:
-        return token
-    parts = list(token)
-    while True:
-        ways = [model["merges"].index([a, b]) for a, b in pairwise(parts) if [a, b] in model["merges"]]
-        if not ways:
-            break
-        a, b = model["merges"][min(ways)]
-        at = next(i for i in range(len(parts) - 1) if parts[i : i + 2] == [a, b])
-        parts[at : at + 2] = [a + b]
-    return parts[0] if parts[0] in have else f"<0x{token.encode()[0]:02X}>"
+            best.append(max(ways) if ways else (best[-1][0] - 50.0, [*best[-1][1], token[stop - 1]]))
+        parts = best[-1][1]
+    elif model["ignore_merges"] and token in have:
+        return [token]
+    else:
+        parts = list(token)
+        while ways := [model["merges"].index([*pair]) for pair in pairwise(parts) if [*pair] in model["merges"]]:
+            first, second = model["merges"][min(ways)]
+            at = next(i for i in range(len(parts) - 1) if parts[i : i + 2] == [first, second])
+            parts[at : at + 2] = [first + second]
+    return [x for part in parts for x in ([part] if part in have else [f"<0x{byte:02X}>" for byte in part.encode()])]
 
 
 def slow(kind: str, student: Any, teacher: Any, logits_T: Tensor) -> tuple[list[float], float]:
@@ -101,11 +101,11 @@ def slow(kind: str, student: Any, teacher: Any, logits_T: Tensor) -> tuple[list[
     found, lost = [0.0] * len(student), 0.0
     for token, number in teacher.get_vocab().items():
         here = token in student.get_vocab()
-        goes = token if here else None if token in special else written_as(kind, student, token)
-        if goes is None:
-            lost += p[number]
+        goes = [token] if here else [] if token in special else written_as(kind, student, token)
+        if goes:
+            found[student.get_vocab()[goes[0]]] += p[number]
         else:
-            found[student.get_vocab()[goes]] += p[number]
+            lost += p[number]
     return found, lost
 
 
@@ -196,7 +196,7 @@ def test_loss_and_gradient_are_those_of_the_definition(kind: str, temperature: f
         hard = hard - torch.log(torch.exp(logits) / torch.exp(logits).sum())[batch.labels_N[n]]
     expected = (0.7 * value + 0.3 * hard) / 9.0
     assert sums.tolist() == pytest.approx([value.item(), hard.item()], rel=1e-4)
-    assert float(total) == pytest.approx(expected.item(), rel=1e-4)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-4)
     (slow_grad_NH,) = torch.autograd.grad(expected, slow_NH)
     torch.testing.assert_close(grad_NH.double(), slow_grad_NH, rtol=1e-3, atol=1e-6)
 
@@ -228,7 +228,7 @@ def test_what_the_student_cannot_say_weighs_the_position_down(loss: str):
             value = value + sum(a * torch.log(a / b) for a, b in zip(p, q, strict=True)) - left * torch.log(left)
         else:
             value = value + left * sum(b * torch.log(b / (a / left)) for a, b in zip(p, q, strict=True))
-    assert float(total) == pytest.approx(value.item() / 9.0, rel=1e-4)
+    assert total.item() == pytest.approx(value.item() / 9.0, rel=1e-4)
     (slow_grad_NH,) = torch.autograd.grad(value / 9.0, slow_NH)
     torch.testing.assert_close(grad_NH.double(), slow_grad_NH, rtol=1e-3, atol=1e-6)
 
@@ -392,6 +392,185 @@ def test_its_own_reading_of_the_text_is_told_where_the_text_is_there():
     assert float(master.nll(batch).sum()) == pytest.approx(float(expected), rel=0.05)
 
 
+# -- reading its own tokens ---------------------------------------------------------------------------------------------
+
+OWN = ["byte_level", "several_ways", "metaspace"]
+
+
+def borders(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The byte at which each token begins, from what it stands for."""
+    meaning, found = contents(tokenizer), [0]
+    for number in ids:
+        found.append(found[-1] + (len(meaning[number]) if isinstance(meaning[number], bytes) else 0))
+    return found[:-1]
+
+
+def definition(kind: str, student: Any, teacher: Any, model: Model, text: str) -> list[tuple[list[float], bool]]:
+    """For each of the student's tokens but the first: what it should be told, and whether the text was inside a token."""
+    ours = [*student(text).input_ids, student.eos_token_id]
+    theirs = [*teacher(text).input_ids, teacher.eos_token_id]
+    with torch.no_grad(), model.generating() as network:
+        logits_LT = network(input_ids=torch.tensor([theirs])).logits[0]
+    at_ours, at_theirs = borders(student, ours), borders(teacher, theirs)
+    names = {number: token for token, number in teacher.get_vocab().items()}
+    told = []
+    for i in range(1, len(ours)):
+        begins = max(k for k, at in enumerate(at_theirs) if at <= at_ours[i])
+        if at_theirs[begins] == at_ours[i]:
+            told.append((slow(kind, student, teacher, logits_LT[begins - 1])[0] if begins else [], False))
+            continue
+        so_far = student.convert_ids_to_tokens(
+            [ours[j] for j in range(i) if at_ours[j] >= at_theirs[begins] and ours[j] not in student.all_special_ids]
+        )
+        p = torch.softmax(logits_LT[begins - 1].double(), -1).tolist() if begins else []
+        found = [0.0] * len(student)
+        for number, probability in enumerate(p[: len(teacher)]):
+            name = names[number]
+            parts = [name] if name in student.get_vocab() else written_as(kind, student, name)
+            if len(parts) > len(so_far) and parts[: len(so_far)] == so_far and name not in teacher.all_special_tokens:
+                found[student.get_vocab()[parts[len(so_far)]]] += probability
+        told.append(([x / sum(found) for x in found] if sum(found) else [], True))
+    return told
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_it_reads_its_own_tokens_and_says_how_they_go_on(kind: str):
+    teacher, student = original(kind), trimmed(kind, 4)
+    model = make_llama(teacher)
+    texts = {name: text for name, text in TEXTS.items() if name != "b" or kind != "metaspace"}
+    batch = batch_of(student, texts)
+    rows = kept(Teacher(model), student, texts.__getitem__).signal(batch).rows(0, len(batch.labels_N))
+    expected = [row for text in texts.values() for row in definition(kind, student, teacher, model, text)]
+    assert len(expected) == len(batch.labels_N)
+    inside = 0
+    for n, (p, within) in enumerate(expected):
+        assert float(rows.weight_N[n]) == (1.0 if p else 0.0)
+        if p:
+            assert torch.softmax(rows.logits_NV[n].double(), -1).tolist() == pytest.approx(p, rel=1e-3, abs=1e-8)
+            inside += within
+    assert inside > 15 and torch.isfinite(rows.logits_NV).all()
+
+
+def test_what_it_says_of_a_text_is_never_less_than_its_own_reading():
+    """A token's beginning is at least as likely as the token, and the rest of it follows."""
+    teacher, student = original("byte_level"), trimmed("byte_level", 4)
+    model = make_llama(teacher)
+    batch = batch_of(student, {"c": TEXTS["c"]})
+    master = kept(Teacher(model), student, TEXTS.__getitem__)
+    rows = master.signal(batch).rows(0, len(batch.labels_N))
+    told = -torch.log_softmax(rows.logits_NV.double(), -1).gather(-1, batch.labels_N[:, None])[:, 0] * rows.weight_N
+    own = master.nll(batch)
+    assert 0.5 * own.sum() < told.sum() < own.sum()
+
+
+def test_loss_and_gradient_where_it_reads_its_own_tokens():
+    kind = "byte_level"
+    teacher, student = original(kind), trimmed(kind, 4)
+    model, pupil = make_llama(teacher), make_llama(student, seed=1)
+    batch = batch_of(student, {"a": TEXTS["a"]})
+    N = len(batch.labels_N)
+    hidden_NH = pupil(batch)[0].detach().requires_grad_()
+    signal = kept(Teacher(model), student, TEXTS.__getitem__).signal(batch)
+    total, _ = chunked(
+        [WeightedLoss("kl", find("loss", "forward_kl"), 1.0)], hidden_NH, pupil.head, signal, batch, N, 7
+    )
+    (grad_NH,) = torch.autograd.grad(total, hidden_NH)
+    slow_NH = hidden_NH.detach().double().requires_grad_()
+    value = torch.zeros((), dtype=torch.float64)
+    for n, (p, _) in enumerate(definition(kind, student, teacher, model, TEXTS["a"])):
+        q = torch.softmax(slow_NH[n] @ pupil.head_layer.weight.detach().double().T, -1)
+        value = value + sum(a * (math.log(a) - torch.log(b)) for a, b in zip(p, q, strict=bool(p)) if a > 0)
+    assert total.item() == pytest.approx(value.item() / N, rel=1e-4)
+    torch.testing.assert_close(grad_NH.double(), torch.autograd.grad(value / N, slow_NH)[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [(0, 9), (5, 30), (6, 30), (7, 31), (8, 12)])
+def test_a_run_that_begins_anywhere(run: tuple[int, int]):
+    """What is inside of a token that began before the run has nothing said of it; else it is told as in the whole text."""
+    teacher, student = original("byte_level"), trimmed("byte_level", 4)
+    master = kept(Teacher(make_llama(teacher)), student, TEXTS.__getitem__)
+    whole, part = batch_of(student, {"a": TEXTS["a"]}), batch_of(student, {"a": TEXTS["a"]}, {"a": run})
+    rows = master.signal(part).rows(0, run[1] - run[0])
+    assert torch.equal(part.labels_N, whole.labels_N[run[0] : run[1]])
+    assert (float(rows.weight_N.mean()) > 0.4 or run == (8, 12)) and set(rows.weight_N.tolist()) <= {0.0, 1.0}
+    if run[0] == 0:
+        expected = master.signal(whole).rows(*run)
+        said = rows.weight_N > 0
+        torch.testing.assert_close(rows.logits_NV[said], expected.logits_NV[said], rtol=1e-4, atol=1e-4)
+
+
+def test_positions_without_loss_leave_the_inside_unsaid():
+    """The token's beginning carries no loss, so that no row of the teacher is there to go on from."""
+    teacher, student = original("byte_level"), trimmed("byte_level", 4)
+    master = kept(Teacher(make_llama(teacher)), student, TEXTS.__getitem__)
+    batch = batch_of(student, {"a": TEXTS["a"]})
+    every = master.signal(batch)
+    first = min(every.begun)
+    n = torch.arange(first, len(batch.labels_N))
+    cut = replace(batch, select_N=batch.select_N[n], labels_N=batch.labels_N[n], weight_N=batch.weight_N[n], document_N=batch.document_N[n])  # fmt: skip
+    some = master.signal(cut).rows(0, len(n))
+    assert some.weight_N[0] == 0.0 and some.weight_N[1:].sum() > 10
+    gap = torch.tensor([i for i in range(len(batch.labels_N)) if i != first])
+    hole = replace(batch, select_N=batch.select_N[gap], labels_N=batch.labels_N[gap], weight_N=batch.weight_N[gap], document_N=batch.document_N[gap])  # fmt: skip
+    longer = [i for i in every.begun if i - 1 == first]
+    assert longer, "a token of three parts"
+    assert master.signal(hole).rows(0, len(gap)).weight_N[first] == 0.0
+
+
+def test_a_student_that_cuts_across_the_teachers_tokens_is_told_nothing_there():
+    """Without ``ab``, ``abc`` is a + bc and no longer ab + c: the teacher never said anything of bc."""
+    vocabulary = {token: i for i, token in enumerate(["<e>", "a", "b", "c", "ab", "bc"])}
+    rules = {"vocab": vocabulary, "merges": [("a", "b"), ("b", "c")]}
+    inner = Tokenizer(BPE(**rules))
+    inner.add_special_tokens(["<e>"])
+    inner.decoder = Fuse()
+    teacher = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<e>")
+    student = trim_tokenizer(teacher, np.asarray([0, 1, 2, 3, 5]))
+    assert teacher.tokenize("cabc") == ["c", "ab", "c"] and student.tokenize("cabc") == ["c", "a", "bc"]
+    batch = batch_of(student, {"x": "cabc"})
+    said = kept(Teacher(make_llama(teacher)), student, lambda key: "cabc").signal(batch).rows(0, 3)
+    assert said.weight_N.tolist() == [1.0, 0.0, 1.0]  # a, bc, the end
+
+
+def test_layers_are_those_of_the_students_tokens():
+    teacher, student = original("byte_level"), trimmed("byte_level")
+    model, batch = make_llama(teacher), batch_of(student, TEXTS)
+    want = frozenset({"hidden"})
+    with_texts = kept(Teacher(model), student, TEXTS.__getitem__).signal(batch, want)
+    without = kept(Teacher(model), student).signal(batch, want)
+    assert torch.equal(with_texts.layers["hidden"][0], without.layers["hidden"][0])
+    n = len(batch.labels_N)
+    assert torch.equal(with_texts.rows(0, n).logits_NV, without.rows(0, n).logits_NV)
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_several_teachers_read_their_own_tokens(routed: bool):
+    teacher, student = original("byte_level"), trimmed("byte_level", 4)
+    members = [Teacher(make_llama(teacher, seed=seed)) for seed in range(2)]
+    batch = replace(batch_of(student, TEXTS), tasks=("one", "two", "one"))
+    route = {"two": [0.0, 1.0]} if routed else None
+    both = Ensemble(members, mean="probabilities", shares=[1.0, 0.0] if routed else [0.5, 0.5], route=route)
+    n = len(batch.labels_N)
+    found = torch.softmax(kept(both, student, TEXTS.__getitem__).signal(batch).rows(0, n).logits_NV.double(), -1)
+    alone = [torch.softmax(kept(m, student, TEXTS.__getitem__).signal(batch).rows(0, n).logits_NV.double(), -1) for m in members]  # fmt: skip
+    begun = kept(members[0], student, TEXTS.__getitem__).signal(batch).begun
+    for i in range(n):
+        if routed:
+            expected = alone[int(batch.document_N[i] == 1)][i]
+        elif i in begun:  # a mean of what is inside of a token is weighed by how likely each thinks it is
+            continue
+        else:
+            expected = 0.5 * alone[0][i] + 0.5 * alone[1][i]
+        torch.testing.assert_close(found[i], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_of_which_it_has_nothing_to_say():
+    teacher, student = original("byte_level"), trimmed("byte_level", 0)
+    master = kept(Teacher(make_llama(teacher)), student, TEXTS.__getitem__)
+    rows = master.signal(batch_of(student, {"a": TEXTS["a"]}, {"a": (5, 6)})).rows(0, 1)
+    assert rows.weight_N.tolist() == [0.0] and rows.logits_NV.shape == (1, len(student))
+
+
 # -- a part of the distribution -----------------------------------------------------------------------------------------
 
 
@@ -425,7 +604,9 @@ def test_named_outcomes_are_added_up_where_they_go(k: int):
         expected: dict[int, float] = {}
         for number, logp in zip(own.ids_NK[n].tolist(), own.logp_NK[n].tolist(), strict=True):
             if number >= 0:
-                goes = student.get_vocab()[names[number] if names[number] in student.get_vocab() else written_as("byte_level", student, names[number])]  # fmt: skip
+                name = names[number]
+                parts = [name] if name in student.get_vocab() else written_as("byte_level", student, name)
+                goes = student.get_vocab()[parts[0]]
                 expected[goes] = expected.get(goes, 0.0) + math.exp(logp)
         named = said.ids_NK[n][said.ids_NK[n] >= 0].tolist()
         assert len(named) == len(set(named)) and set(named) == set(expected)
@@ -444,7 +625,7 @@ def test_naming_all_outcomes_is_the_whole_distribution(kind: str):
     for master in (kept(Truncated(model, len(teacher)), student), kept(Teacher(model), student)):
         losses = [WeightedLoss("forward_kl", find("loss", "forward_kl"), 1.0)]
         total, _ = chunked(losses, hidden_NH, pupil.head, master.signal(batch), batch, 9.0)
-        found.append((float(total), torch.autograd.grad(total, hidden_NH)[0]))
+        found.append((total.item(), torch.autograd.grad(total, hidden_NH)[0]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-4)
 
@@ -452,7 +633,7 @@ def test_naming_all_outcomes_is_the_whole_distribution(kind: str):
 def test_a_named_outcome_that_cannot_be_said_weighs_the_position_down():
     onto = Onto(
         ids_V=torch.tensor([0, 1, 2]), onto_T=torch.tensor([0, 1, 2, 1, -1]), dropped=torch.tensor([3]), groups=torch.tensor([0]),
-        firsts=torch.tensor([1]), lost=torch.tensor([4]),
+        firsts=torch.tensor([1]), lost=torch.tensor([4]), inside={},
     )  # fmt: skip
     said = Signal(
         ids_NK=torch.tensor([[4, 3, 1], [0, 2, -1]]),
