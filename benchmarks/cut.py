@@ -34,7 +34,7 @@ from stillhouse.student.width import Kept, cut, first
 from stillhouse.teacher.sources.gguf import gguf
 
 WINDOW = 2000  # characters: about 500 tokens
-HELD_OUT = 12  # windows
+HELD_OUT = 6  # windows
 
 
 def windows(text: str, count: int, seed: int) -> list[str]:

@@ -230,7 +230,8 @@ def documents(teacher: Model, texts: Sequence[str], tokens: int) -> Iterator[Ten
     given = 0
     with teacher.generating(), torch.no_grad():
         for text in texts:
-            ids = teacher.tokenizer(text)["input_ids"][: min(longest, tokens - given)]
+            room = min(longest, tokens - given)
+            ids = teacher.tokenizer(text, truncation=True, max_length=room)["input_ids"] if room > 1 else []
             if len(ids) < 2:
                 continue
             yield torch.tensor([ids], device=device)

@@ -58,5 +58,5 @@ def low_rank(teacher: Model, sample: Sample, *, embedding: int) -> Model:
 
 def _counts(teacher: Model, texts: list[str], vocabulary: int) -> torch.Tensor:
     """How often each token comes in the texts, and once more."""
-    ids = [i for text in texts for i in teacher.tokenizer(text)["input_ids"]]
+    ids = [i for text in texts for i in teacher.tokenizer(text, verbose=False)["input_ids"]]
     return torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary) + 1
