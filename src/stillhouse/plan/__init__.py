@@ -25,6 +25,15 @@ from stillhouse.plan.sizes import Tally, is_encoder, tally
 from stillhouse.report.words import bytes_of
 from stillhouse.teacher import Teacher
 
+CROWDED = 0.5
+"""Share of a student that rows of tokens may be before a trimmed vocabulary is recommended: most are looked up rarely."""
+
+COARSE = 0.8
+"""Share of what the limits allow that a student must use to be recommended."""
+
+BUSY = 0.3
+"""Relative error of the law of latency above which it is not to be trusted."""
+
 RATIOS = (4.0, 10.0, 50.0)
 """Compressions that are planned where only a budget is given: one of each of the guide's bands."""
 
@@ -129,8 +138,9 @@ def plan(
     alternatives = [[_limit(goals_.parse(f"{r:g}x"), whole, law)] for r in ratios] or [limits]
 
     trimmed = search.vocabularies(model)
+    _check_possible(alternatives[0], whole, search.smallest(model, trimmed))
     fast = bool(limits) and all(limit.goal.kind == "latency" for limit in limits)
-    order: list[Found] = []
+    ordered: list[tuple[Found, tuple[str, str]]] = []
     left_out: dict[str, str] = {}
     for these in alternatives:
         found: list[Found] = []
@@ -142,11 +152,12 @@ def plan(
                 whole_vocabulary = " with the whole vocabulary" if small else ""
                 words = " and ".join(str(limit.goal) for limit in these)
                 left_out[way] = f"its smallest{whole_vocabulary} is too large for {words}"
-        order += sorted(found, key=lambda f: _rank(f, whole, fast, found))
-    if not order:
-        raise _impossible(limits or alternatives[0], search.smallest(model, trimmed))
-    context = Context(section, master, whole, wanted, tuple(data), law, rate, precision, fast)
-    candidates = tuple(candidate(f, context) for f in order)
+        ordered += _ranked(found, whole, fast)
+    if not ordered:
+        words = "', '".join(str(limit.goal) for limit in limits)
+        raise fail(RecipeError, "goal", f"no student holds '{words}' together, though each can be held", "Drop one.")
+    context = Context(section, master, whole, wanted, tuple(data), law, rate, precision)
+    candidates = tuple(candidate(found, context, first) for found, first in ordered)
     if candidates[0].recipe is not None:  # the others differ from it in nothing that a check would refuse
         check(recipe.parse(yaml.safe_load(candidates[0].recipe)))
     return Plan(
@@ -203,20 +214,20 @@ def _check_smaller(limits: Sequence[Limit], teacher: Tally) -> None:
         raise RecipeError(*problems)
 
 
-def _impossible(limits: Sequence[Limit], smallest: Sequence[Found]) -> RecipeError:
-    """The refusal of a goal that no student holds, with the nearest possible of each limit."""
+def _check_possible(limits: Sequence[Limit], teacher: Tally, smallest: Sequence[Found]) -> None:
+    """Refuse limits that even the smallest student does not hold, each with the nearest possible."""
     problems = []
     for limit in limits:
         nearest = min(smallest, key=lambda f: limit.of(f.tally))
-        if not limit.holds(nearest.tally):
-            what = f"no student of this teacher holds '{limit.goal}'; the nearest possible is {_said(limit, nearest.tally)}"
-            what += f" ({nearest.way}, {nearest.tally.parameters:,} parameters"
-            what += f", {nearest.vocabulary:,} tokens)" if nearest.vocabulary else ")"
-            problems.append(Problem("goal", what, "Ask for no less than that, or take a smaller teacher."))
-    if not problems:
-        words = "', '".join(str(limit.goal) for limit in limits)
-        problems.append(Problem("goal", f"no student holds '{words}' together, though each can be held", "Drop one."))
-    return RecipeError(*problems)
+        if limit.holds(nearest.tally):
+            continue
+        said, way = _said(limit, nearest.tally), nearest.way
+        way += f" with {nearest.vocabulary:,} tokens" if nearest.vocabulary else ""
+        ratio = teacher.parameters / nearest.tally.parameters
+        what = f"no student of this teacher holds '{limit.goal}'; the nearest possible is {said} ({way}, {ratio:,.1f}x)"
+        problems.append(Problem("goal", what, "Ask for no less than that, or take a smaller teacher."))
+    if problems:
+        raise RecipeError(*problems)
 
 
 def _said(limit: Limit, found: Tally) -> str:
@@ -229,16 +240,25 @@ def _said(limit: Limit, found: Tally) -> str:
     return f"{bytes_of(value)} as {limit.goal.precision}"
 
 
-def _rank(found: Found, teacher: Tally, fast: bool, others: Sequence[Found]) -> tuple[float, ...]:
-    """Order of recommendation: the way, then the vocabulary."""
-    ratio = teacher.parameters / found.tally.parameters
-    order, _ = strategy.preferred(strategy.prescribe(ratio).name, fast)
-    # rows of tokens that nobody looks up teach nothing: more than half of a student is too much for them
-    crowded = found.vocabulary is None and found.tally.lookup > 0.5
-    needless = found.vocabulary is not None and not any(
-        o.way == found.way and o.vocabulary is None and o.tally.lookup > 0.5 for o in others
-    )
-    return order.index(found.way), crowded + needless, found.tally.parameters
+def _ranked(found: Sequence[Found], teacher: Tally, fast: bool) -> list[tuple[Found, tuple[str, str]]]:
+    """Students for one set of limits, the recommended one first, each with the way that is the first choice and why.
+
+    First those that use what the limits allow (whole layers can be too coarse a step), then by the way, then by the vocabulary.
+    """
+    if not found:
+        return []
+    largest = max(f.tally.parameters for f in found)
+    order, reason = strategy.preferred(strategy.prescribe(teacher.parameters / largest).name, fast)
+    crowded = {f.way for f in found if f.vocabulary is None and f.tally.lookup > CROWDED}
+
+    def rank(one: Found) -> tuple[float, ...]:
+        coarse = not fast and one.tally.parameters < COARSE * largest
+        return coarse, order.index(one.way), (one.vocabulary is None) == (one.way in crowded), one.tally.parameters
+
+    ranked = sorted(found, key=rank)
+    if ranked[0].way != order[0]:
+        reason += ", but here its steps are too coarse to come near the goal"
+    return [(one, (order[0], reason)) for one in ranked]
 
 
 def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[int]) -> list[str]:
@@ -263,12 +283,12 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
             "A trimmed vocabulary says the same text in more tokens; how many more depends on the text, so that its latency "
             "per text is higher than per token."
         )
+    if best.recipe is None:
+        notes.append(
+            "A recipe cannot say yet how an encoder is trained: sizes and speed only, as a classifier of two classes."
+        )
     if not trimmed:
         notes.append("No candidate has a trimmed vocabulary: this tokenizer's cannot be made smaller.")
     if not any(g.kind in ("ratio", "parameters", "file", "memory", "latency") for g in context.goals):
         notes.append("Only a budget was given: one compression of each of the guide's bands is shown.")
     return notes
-
-
-BUSY = 0.3
-"""Relative error of the law of latency above which it is not to be trusted."""

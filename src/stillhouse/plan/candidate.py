@@ -94,20 +94,29 @@ class Context:
     law: Law | None
     rate: float | None  # FLOP/s of a float32 matrix product here
     precision: str
-    fast: bool
 
     def budget(self, kind: str) -> float | None:
         """The tightest budget of a kind; None if there is none."""
         return min((g.value for g in self.goals if g.kind == kind), default=None)
 
 
-def candidate(found: Found, context: Context) -> Candidate:
-    """All that is known of a student before it exists."""
+def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candidate:
+    """All that is known of a student before it exists.
+
+    Args:
+        found: its shapes.
+        context: of the plan.
+        first: the way that is the first choice for these limits, and why.
+
+    Raises:
+        RecipeError: a budget less than a step.
+
+    """
     master, whole = context.master, context.whole
     exact = found.tally
     ratio = whole.parameters / exact.parameters
     way = strategy.prescribe(ratio)
-    why = _why(found, exact, way, context.fast)
+    why = _why(found, first)
     seconds = context.law.seconds(exact) if context.law else None
     encoder = is_encoder(master.model.config)
     known = Candidate(
@@ -210,23 +219,20 @@ def _draft(candidate: Candidate, context: Context) -> Draft:
     )
 
 
-def _why(found: Found, exact: Tally, way: Prescription, fast: bool) -> str:
+def _why(found: Found, first: tuple[str, str]) -> str:
     """Why a student has its shape."""
-    order, reason = strategy.preferred(way.name, fast)
-    words = {
+    text = {
         "depth": "Whole layers of the teacher",
         "width": "All layers of the teacher, each with its most active channels and heads",
         "balanced": "Fewer and narrower layers, the teacher's proportions kept",
     }[found.way]
-    text = (
-        f"{words}: {reason}."
-        if found.way == order[0]
-        else f"{words}; first choice at this compression would be {order[0]}: {reason}."
-    )
+    way, reason = first
+    text += f": {reason}." if found.way == way else f". The first choice at such a compression is {way}: {reason}."
+    share_ = f"{100 * found.tally.lookup:.0f} % of the student"
     if found.vocabulary is not None:
-        text += f" The {found.vocabulary:,} tokens that your text uses most, {100 * exact.lookup:.0f} % of the student; any text can still be said, in more tokens."
-    elif exact.lookup > 0.5:
-        text += f" The vocabulary's rows are {100 * exact.lookup:.0f} % of the student: a trimmed one leaves more to think with."
+        text += f" The {found.vocabulary:,} tokens that your text uses most, {share_}; any text can still be said, in more tokens."
+    elif found.tally.lookup > 0.5:
+        text += f" The vocabulary's rows are {share_}: a trimmed one leaves more to think with."
     return text
 
 

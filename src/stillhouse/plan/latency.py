@@ -70,10 +70,9 @@ class Law:
         return self.start + self.per_layer * found.layers + self.per_weight * found.used
 
     def __str__(self) -> str:
-        rate = 4e-9 / self.per_weight if self.per_weight else float("inf")
         return (
-            f"{1e3 * self.start:.2f} ms + {1e3 * self.per_layer:.3f} ms a layer + float32 weights at {rate:.1f} GB/s; "
-            f"off by at most {100 * self.error:.0f} % on timed models that were left out ({len(self.timed)} timed)"
+            f"{1e3 * self.start:.2f} ms + {1e3 * self.per_layer:.3f} ms a layer + {1e9 * self.per_weight:.2f} ms a million "
+            f"weights; off by at most {100 * self.error:.0f} % on timed models that were left out ({len(self.timed)} timed)"
         )
 
 

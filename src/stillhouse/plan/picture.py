@@ -83,8 +83,8 @@ def legend(plan: Plan) -> list[str]:
     unit = f"a text of {TEXT} tokens" if plan.encoder else "a token"
     cache = "" if plan.encoder else f" and a cache of {CONTEXT:,} tokens"
     lines = [
-        f"{plan.precision}: the weights' file, scales included, without the tokenizer; answers in: the memory of these weights{cache}; "
-        "trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch.",
+        f"{plan.precision}: the weights' file, scales included, without the tokenizer; answers in: the memory of these weights{cache}"
+        + ("." if plan.encoder else "; trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch."),
         f"FLOP: of {unit}, two a weight. keeps: {GUIDE} (interpolated between its bands).",
     ]
     if plan.law is not None:
@@ -192,7 +192,7 @@ def _key(plan: Plan) -> Iterator[str]:
 def _quality(plan: Plan, x: _Scale, top: float, least: float) -> Iterator[str]:
     """The guide's band over all sizes, and where the candidates stand in it."""
     teacher, bottom = plan.tally.parameters, top + _PANEL
-    lowest = min(c.retention.low or BANDS[-1][2] for c in plan.candidates) - 0.05
+    lowest = min(c.retention.low or BANDS[-1][2] for c in plan.candidates) - 0.02
 
     def y(kept: float) -> float:
         return bottom - (kept - lowest) / (1.0 - lowest) * _PANEL
@@ -233,32 +233,30 @@ def _speed(plan: Plan, law: Law, x: _Scale, top: float) -> Iterator[str]:
     unit = "a text" if plan.encoder else "a token"
     told = f"predicted for {unit} here, float32; bars: ± {100 * law.error:.0f} %, the error of the fit"
     yield _text(_LEFT, top - 10, told, "s")
-    lowest = top
-    for (name, way, hollow, counted), value in sorted(zip(shown, values, strict=True), key=lambda pair: -pair[1]):
-        at = x(counted.parameters)
-        yield _line(f"i {way}", at, y(value * (1 - law.error)), at, y(value * (1 + law.error)))
+    labels = []
+    for (name, way, hollow, counted), value in zip(shown, values, strict=True):
+        at, above = x(counted.parameters), y(value * (1 + law.error))
+        yield _line(f"i {way}", at, y(value * (1 - law.error)), at, above)
         yield _marker(way, at, y(value), hollow=hollow)
-        level = lowest = max(lowest, y(value) + 4)  # names of equals stand below each other
-        yield _text(
-            at + (-10 if way == "teacher" else 10),
-            level,
-            name,
-            "s" if way == "teacher" else "",
-            "end" if way == "teacher" else "start",
-        )
-        lowest += 12
-
-
-def _together(labels: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Names whose places would overlap, as one."""
-    joined: list[tuple[float, float, str]] = []
-    for at, y, words in sorted(labels):
-        if joined and at - joined[-1][0] < 8 * (len(joined[-1][2]) + len(words)):
-            before = joined.pop()
-            joined.append(((before[0] + at) / 2, min(before[1], y), f"{before[2]}, {words}"))
+        if way == "teacher":
+            yield _text(at - 10, y(value) + 4, name, "s", "end")
         else:
-            joined.append((at, y, words))
-    return joined
+            labels.append((at, above, name))
+    for at, above, words in _together(labels):
+        yield _text(at, above - 6, words, "", "middle")
+
+
+def _together(labels: Sequence[tuple[float, float, str]]) -> Iterator[tuple[float, float, str]]:
+    """Names whose places would overlap, as one above the highest."""
+    joined: list[list[tuple[float, float, str]]] = []
+    for label in sorted(labels):
+        if joined and label[0] - joined[-1][-1][0] < 14 * (1 + len(joined[-1])):
+            joined[-1].append(label)
+        else:
+            joined.append([label])
+    for group in joined:
+        middle = sum(at for at, _, _ in group) / len(group)
+        yield middle, min(y for _, y, _ in group), ", ".join(sorted((words for _, _, words in group), key=int))
 
 
 def _marks(low: float, high: float) -> list[float]:

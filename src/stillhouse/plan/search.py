@@ -19,6 +19,9 @@ from stillhouse.student.trim import Vocabulary, named_ids
 VOCABULARIES = tuple(2**power for power in range(16, 8, -1))
 """Sizes that a vocabulary is trimmed to, largest first."""
 
+PASSED = 0.95
+"""The step in which sizes are tried again that a larger one may have passed by."""
+
 LOOKUP = 1 / 3
 """The share of a student that a trimmed vocabulary's rows may take; the largest vocabulary that keeps to it is taken."""
 
@@ -81,8 +84,8 @@ def vocabularies(teacher: Model) -> list[int]:
 def search(teacher: Model, way: str, limits: Sequence[Limit]) -> Found | None:
     """The largest student of a way with the teacher's vocabulary; None if the smallest is too large.
 
-    Every cost is at least proportional: a student of half the parameters costs half or more. So starting with the teacher's
-    size and shrinking by what the worst limit is exceeded never passes by the largest that fits, but for whole steps.
+    Shrinks by as much as the worst limit is exceeded until all hold. A student of half the size costs about half, but where
+    time or a cache is limited one with a layer less can cost less than its share; what the last step passed by is tried too.
 
     Args:
         teacher: may be on the meta device.
@@ -90,15 +93,34 @@ def search(teacher: Model, way: str, limits: Sequence[Limit]) -> Found | None:
         limits: all must hold.
 
     """
-    most = teacher.parameters_count
-    while (section := _section(teacher, way, most)) is not None:
+
+    def attempt(most: int) -> tuple[Found | None, float]:
+        section = _section(teacher, way, most)
+        if section is None:
+            return None, 0.0
         pupil = student.build(recipe.Student(**section), teacher, empty=True)
-        found = tally(pupil)
-        over = max(limit.of(found) / limit.most for limit in limits)
-        if over <= 1.0:
-            return Found(way, None, section, pupil, found)
-        most = min(found.parameters - 1, math.floor(found.parameters / over))
-    return None
+        found = Found(way, None, section, pupil, tally(pupil))
+        return found, max(limit.of(found.tally) / limit.most for limit in limits)
+
+    least, over = attempt(_least(teacher, way))
+    if over > 1.0:
+        return None
+    counts = [limit.most for limit in limits if limit.goal.kind in ("ratio", "parameters")]
+    most = before = math.floor(min([teacher.parameters_count, *counts]))
+    found, over = attempt(most)
+    while found is not None and over > 1.0:
+        before = found.tally.parameters - 1
+        most = min(before, math.floor(found.tally.parameters / over))
+        found, over = attempt(most)
+    if not all(limit.goal.kind in ("ratio", "parameters", "file") for limit in limits):
+        while before > most:
+            passed, over = attempt(before)
+            if passed is None:
+                break
+            if over <= 1.0:
+                return passed
+            before = min(passed.tally.parameters - 1, math.floor(PASSED * before))
+    return found or least
 
 
 def search_trimmed(teacher: Model, way: str, limits: Sequence[Limit], sizes: Sequence[int]) -> Found | None:

