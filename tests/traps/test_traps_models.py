@@ -77,6 +77,7 @@ def test_trap_14_gradients_meet(tmp_path: Path):
         Student(name="drop_layers", keep=1),
         Student(name="random", hidden=16),
         Student(name="shrink_width", hidden=16, intermediate=20),
+        Student(name="trim_vocabulary", size=290),
     ],
     ids=lambda section: section.name,
 )
