@@ -543,6 +543,14 @@ def test_layers_are_those_of_the_students_tokens():
     assert torch.equal(with_texts.rows(0, n).logits_NV, without.rows(0, n).logits_NV)
 
 
+def test_a_text_that_is_not_there_is_read_as_the_student_wrote_it():
+    teacher, student = original("byte_level"), trimmed("byte_level")
+    model, batch = make_llama(teacher), batch_of(student, {"new": TEXTS["a"]})
+    with_texts, without = (kept(Teacher(model), student, texts) for texts in (TEXTS.__getitem__, None))
+    n = len(batch.labels_N)
+    assert torch.equal(with_texts.signal(batch).rows(0, n).logits_NV, without.signal(batch).rows(0, n).logits_NV)
+
+
 @pytest.mark.parametrize("routed", [False, True])
 def test_several_teachers_read_their_own_tokens(routed: bool):
     teacher, student = original("byte_level"), trimmed("byte_level", 4)

@@ -70,8 +70,9 @@ def kept(
     Args:
         teacher: with its own tokenizer.
         student_tokenizer: the one that the batches are made with.
-        texts: an example's key → its text, whole, as it was tokenised. With it the teacher reads its own tokens of the text.
-            Without it reads the student's, as it does where its layers are asked for, or where it names only some outcomes.
+        texts: an example's key → its text, whole, as it was tokenised; KeyError if there is none. The teacher reads its own
+            tokens of these texts. Of others (the student's own, say) it reads the student's, as it does where its layers are
+            asked for, or where it names only some outcomes.
         ends: end token of student and of teacher; those that the tokenizers name if not given.
 
     Raises:
@@ -343,13 +344,21 @@ class Kept(Teacher):
 
         """
         onto = self.onto.to(batch.input_ids_P.device)
-        if self._own is not None and not want:
+        if self._own is not None and not want and self._known(batch):
             return self._own_reading(self._own, onto, batch)
         theirs = replace(batch, input_ids_P=onto.ids_V[batch.input_ids_P], labels_N=onto.ids_V[batch.labels_N])
         said = self.inner.signal(theirs, want)
         if said.dense:
             return KeptSignal(inner=said, onto=onto, layers=said.layers)
         return onto.named(said)
+
+    def _known(self, batch: Batch) -> bool:
+        """Whether all texts of a batch are there."""
+        assert self.texts is not None
+        try:
+            return all(self.texts(key) is not None for key in batch.keys)
+        except KeyError:
+            return False
 
     def nll(self, batch: Batch) -> Tensor | None:
         """−log of the probability that the teacher gives the text of each label where it reads its own tokens, [N], nats.
