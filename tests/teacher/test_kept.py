@@ -61,10 +61,18 @@ def positions(tokenizer: Any, length: int = 9, seed: int = 0) -> Batch:
     return Batch(ids[:-1], n, (0, length), n, ids[1:], torch.ones(length), torch.zeros_like(n), ("a",), (0,))
 
 
+@cache
+def rules_of(student: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    model = json.loads(student.backend_tokenizer.to_str())["model"]
+    return model | {
+        "ranks": {tuple(pair): rank for rank, pair in enumerate(model.get("merges", []))}
+    }, student.get_vocab()
+
+
+@cache
 def written_as(kind: str, student: Any, token: str) -> list[str]:
     """The student's tokens that a token is written as, by the rules of its kind, in plain loops."""
-    model = json.loads(student.backend_tokenizer.to_str())["model"]
-    have = student.get_vocab()
+    model, have = rules_of(student)
     if kind == "word_piece":
         begins = [token[:stop] for stop in range(1, len(token) + 1)]
         known = [x for x in begins if x in have and x.startswith("##") == token.startswith("##") and x != "##"]
@@ -87,7 +95,7 @@ def written_as(kind: str, student: Any, token: str) -> list[str]:
         return [token]
     else:
         parts = list(token)
-        while ways := [model["merges"].index([*pair]) for pair in pairwise(parts) if [*pair] in model["merges"]]:
+        while ways := [model["ranks"][pair] for pair in pairwise(parts) if pair in model["ranks"]]:
             first, second = model["merges"][min(ways)]
             at = next(i for i in range(len(parts) - 1) if parts[i : i + 2] == [first, second])
             parts[at : at + 2] = [first + second]
@@ -98,12 +106,12 @@ def slow(kind: str, student: Any, teacher: Any, logits_T: Tensor) -> tuple[list[
     """Of one position: the probability of each of the student's tokens, and what goes to none."""
     p = torch.softmax(logits_T[: len(teacher)].double(), -1).tolist()
     special = {t.content for t in teacher.added_tokens_decoder.values()}
-    found, lost = [0.0] * len(student), 0.0
+    found, lost, have = [0.0] * len(student), 0.0, student.get_vocab()
     for token, number in teacher.get_vocab().items():
-        here = token in student.get_vocab()
+        here = token in have
         goes = [token] if here else [] if token in special else written_as(kind, student, token)
         if goes:
-            found[student.get_vocab()[goes[0]]] += p[number]
+            found[have[goes[0]]] += p[number]
         else:
             lost += p[number]
     return found, lost
@@ -412,7 +420,7 @@ def definition(kind: str, student: Any, teacher: Any, model: Model, text: str) -
     with torch.no_grad(), model.generating() as network:
         logits_LT = network(input_ids=torch.tensor([theirs])).logits[0]
     at_ours, at_theirs = borders(student, ours), borders(teacher, theirs)
-    names = {number: token for token, number in teacher.get_vocab().items()}
+    names, have = {number: token for token, number in teacher.get_vocab().items()}, student.get_vocab()
     told = []
     for i in range(1, len(ours)):
         begins = max(k for k, at in enumerate(at_theirs) if at <= at_ours[i])
@@ -426,9 +434,9 @@ def definition(kind: str, student: Any, teacher: Any, model: Model, text: str) -
         found = [0.0] * len(student)
         for number, probability in enumerate(p[: len(teacher)]):
             name = names[number]
-            parts = [name] if name in student.get_vocab() else written_as(kind, student, name)
+            parts = [name] if name in have else written_as(kind, student, name)
             if len(parts) > len(so_far) and parts[: len(so_far)] == so_far and name not in teacher.all_special_tokens:
-                found[student.get_vocab()[parts[len(so_far)]]] += probability
+                found[have[parts[len(so_far)]]] += probability
         told.append(([x / sum(found) for x in found] if sum(found) else [], True))
     return told
 
