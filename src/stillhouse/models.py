@@ -29,6 +29,7 @@ from transformers import (
 
 from stillhouse import attention
 from stillhouse.errors import ModelError, fail
+from stillhouse.packages import PREFIX, inside_package
 from stillhouse.types import Attended, Batch, Head
 
 
@@ -207,10 +208,10 @@ def load(
     where: str = "model",
     empty: bool = False,
 ) -> Model:
-    """Load a model and its tokenizer in float32, from a folder or the hub.
+    """Load a model and its tokenizer in float32, from a folder, an installed package or the hub.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, ``pkg:NAME`` of an installed package, or a hub id.
         revision: of the hub id.
         trust_remote_code: run code that lies beside the weights.
         gguf_file: a GGUF file's name inside ``model``.
@@ -223,6 +224,8 @@ def load(
         ModelError: no such model, unknown type, unsafe or broken weights, rope settings that would be read wrongly.
 
     """
+    if model.startswith(PREFIX):
+        model = str(inside_package(model, "tokenizer.json", where).parent)
     folder = Path(model)
     local = folder.is_dir()
     if not local and (folder.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1):
@@ -259,11 +262,13 @@ def load(
 
 
 def load_tokenizer(model: str, *, where: str = "tokenizer") -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer alone, from a folder or the hub; no code that lies beside it is run.
+    """Load a fast tokenizer alone, from a folder, ``pkg:NAME`` or the hub; no code that lies beside it is run.
 
     Raises:
         ModelError: there is none, or it is not a fast one.
     """
+    if model.startswith(PREFIX):
+        model = str(inside_package(model, "tokenizer.json", where).parent)
     with _quiet():
         try:
             found = AutoTokenizer.from_pretrained(model)

