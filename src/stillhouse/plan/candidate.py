@@ -205,7 +205,7 @@ def _draft(candidate: Candidate, context: Context) -> Draft:
         f"Expected to keep {share(band)} of the teacher's quality: {band.source}.",
     ]
     return Draft(
-        name=f"{re.sub(r'[^a-z0-9.]+', '-', context.master.name.lower()).strip('-.') or 'student'}-{candidate.ratio:.0f}x",
+        name=f"{re.sub(r'[^a-z0-9.]+', '-', context.master.name.lower()).strip('-.') or 'student'}-{candidate.ratio:.{1 if candidate.ratio < 3 else 0}f}x",
         teacher=words,
         section=candidate.section,
         prescription=candidate.prescription,
