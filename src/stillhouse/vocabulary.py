@@ -186,6 +186,32 @@ class Tokens:
     text: int
 
 
+def encode(tokenizer: Any, text: str | list[str], *, special: bool) -> Any:
+    """Tokenise, whole, with the offset of each token and whether it was added.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: a text, or several.
+        special: the text brings its own special tokens: they are read as such and none is added. If not, the text is data, and
+            the tokenizer adds what it always adds.
+
+    Returns:
+        what transformers gives: input_ids, offset_mapping, special_tokens_mask.
+    """
+    return tokenizer(
+        text,
+        add_special_tokens=not special,
+        split_special_tokens=not special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+
+
 def locate(tokenizer: Any, text: str, meaning: list[Content], *, special: bool = False) -> Tokens:
     """Tokenise a text and say which bytes of it each token adds.
 
@@ -199,18 +225,7 @@ def locate(tokenizer: Any, text: str, meaning: list[Content], *, special: bool =
         meaning: the ``contents`` of the tokenizer.
         special: the text brings its own special tokens: they are read as such and none is added.
     """
-    encoded = tokenizer(
-        text,
-        add_special_tokens=not special,
-        split_special_tokens=not special,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
+    encoded = encode(tokenizer, text, special=special)
     ids_L = np.asarray(encoded["input_ids"], dtype=np.int64)
     # A special token that the text brings has characters; one that the tokenizer adds has none.
     stop_L = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 1]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.errors import DataError, ModelError, did_you_mean, fail
+from stillhouse.vocabulary import encode
 
 NO_LOSS = -1
 """In place of a label that carries no loss."""
@@ -141,18 +142,7 @@ def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Exampl
         rows = [i for i, r in enumerate(batch) if r.special is special]
         if not rows:
             continue
-        encoded = tokenizer(
-            [batch[i].text for i in rows],
-            add_special_tokens=not special,
-            split_special_tokens=not special,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
+        encoded = encode(tokenizer, [batch[i].text for i in rows], special=special)
         columns = (encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"])
         for i, ids, offsets, added in zip(rows, *columns, strict=True):
             examples[i] = _example(batch[i], ids, offsets, added, end, tokenizer)
