@@ -15,7 +15,8 @@ import torch
 from shared import make_llama, make_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers_zoo import ZOO
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -147,6 +148,15 @@ def test_the_same_bytes_are_not_the_same_token():
     assert (
         ids[ours[letter]] == theirs[letter] and ids[ours[f"<0x{ord(letter):02X}>"]] == theirs[f"<0x{ord(letter):02X}>"]
     )
+
+
+def test_what_is_written_the_same_may_stand_for_something_else():
+    """A word list's ``a`` is a letter after a space."""
+    words = Tokenizer(WordPiece(vocab={"a": 0, "b": 1}, unk_token="b"))
+    words.pre_tokenizer = BertPreTokenizer()
+    letters = Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    first, second = (PreTrainedTokenizerFast(tokenizer_object=each) for each in (words, letters))
+    assert kept_ids(first, second) is None and kept_ids(second, second).tolist() == [0, 1]
 
 
 # -- the whole distribution ---------------------------------------------------------------------------------------------
