@@ -66,6 +66,9 @@ def test_a_student_survives_its_folder(builder: str, family: str, tokenizer, tmp
         assert torch.equal(parameter, before[name]), f"{name} of the teacher was changed"
     configs = {id(m.config) for m in student.network.modules() if hasattr(m, "config")}
     assert configs == {id(student.network.config)}, "a part would not follow a change of the configuration"
+    if teacher.network.can_generate():
+        mine, other = student.network.generation_config, teacher.network.generation_config
+        assert mine is not other and mine.to_dict() == other.to_dict()
     theirs = {p.data_ptr() for p in teacher.parameters()}
     assert not any(p.data_ptr() in theirs for p in student.parameters()), "memory is shared with the teacher"
 
