@@ -15,6 +15,7 @@ from stillhouse.recipe import Recipe, load, parse
 
 if TYPE_CHECKING:
     from stillhouse.check import check
+    from stillhouse.plan import plan
     from stillhouse.report import report
     from stillhouse.run import evaluate, run
     from stillhouse.teacher.distribution import inspect
@@ -32,6 +33,7 @@ __all__ = [
     "inspect",
     "load",
     "parse",
+    "plan",
     "report",
     "run",
 ]
@@ -41,6 +43,7 @@ _VERBS = {
     "check": "stillhouse.check",
     "evaluate": "stillhouse.run",
     "inspect": "stillhouse.teacher.distribution",
+    "plan": "stillhouse.plan",
     "report": "stillhouse.report",
     "run": "stillhouse.run",
 }

@@ -84,6 +84,55 @@ def check(
 
 
 @app.command()
+def plan(
+    teacher: Annotated[
+        str, typer.Argument(help="A hub id, a folder, a .gguf file, or pkg:PACKAGE.", show_default=False)
+    ],
+    goal: Annotated[
+        list[str],
+        typer.Option(
+            "--goal", "-g", help="May be given often; all must hold. See the examples above.", show_default=False
+        ),
+    ],
+    write: Annotated[
+        Path | None, typer.Option(help="Write a recipe here: ready to run, with the reasons as comments.")
+    ] = None,
+    choose: Annotated[int, typer.Option(min=1, help="Which row of the table --write takes.")] = 1,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw size against quality and latency into this .html or .svg file.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Text for the recipe, such as 'books/*.txt'; may be given often.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Time this machine, some seconds, for latency and training time.")
+    ] = True,
+) -> None:
+    """Find students for a goal, before anything is trained: how large, how fast, how good, at what cost, and which recipe.
+
+    [bold]10x[/] · [bold]20M[/] · [bold]"200 MB int4"[/] (the weights' file) · [bold]"512 MB of memory"[/] or edge, phone, laptop ·
+    [bold]"p50 30 ms per token"[/] on this machine · budgets of training: [bold]"8M tokens"[/], [bold]"4 h"[/]
+
+    Shows students with fewer layers, narrower ones and both, with the whole and with a trimmed vocabulary, the recommended one
+    first. Sizes are exact, latency is predicted from small models timed here, the share of quality kept is what the guide expects
+    of such a compression and is not measured. Then: stillhouse plan TEACHER --goal 10x --write recipe.yaml, and
+    stillhouse run recipe.yaml.
+    """
+    from stillhouse.plan import plan as verb
+    from stillhouse.plan.picture import draw, show
+
+    found = verb(teacher, goal, data=data or (), measure=measure)
+    console = Console()
+    show(found, console)
+    if plot is not None:
+        draw(found, plot)
+        console.print(f"Drawn into {plot}", highlight=False)
+    if write is not None:
+        found.write(write, choose)
+        console.print(f"Recipe: {write}. Look at it, then: stillhouse run {write}", highlight=False)
+
+
+@app.command()
 def label(
     recipe: RecipeFile,
     overrides: Overrides = None,

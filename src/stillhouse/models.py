@@ -6,6 +6,7 @@ Teacher and student are both a ``Model``. What is particular to a model family i
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -235,6 +236,8 @@ def load(
         )
     if local and gguf_file is None:
         _check_folder(folder, where)
+        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "").startswith("factorised_"):
+            importlib.import_module("stillhouse.factorised")  # makes transformers know these classes
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     common |= {"revision": revision} if revision else {}
     common |= {"gguf_file": gguf_file} if gguf_file else {}

@@ -11,6 +11,7 @@ from shared import make_batch
 from stillhouse.objective.losses.decoupled_kd import decoupled_kd
 from stillhouse.objective.losses.forward_kl import forward_kl
 from stillhouse.objective.weights.correctness_gate import correctness_gate
+from stillhouse.objective.weights.token_rarity import token_rarity
 from stillhouse.types import Batch, Output, Signal
 
 N, V = 6, 7
@@ -70,3 +71,12 @@ def test_the_gate_judges_by_true_outcomes_only(batch, logits):
     right = torch.zeros(N, V).scatter_(1, batch.labels_N[:, None], 5.0)
     assert correctness_gate(Signal(logits_NV=right), batch, otherwise=0.25).tolist() == [1.0] * N
     assert correctness_gate(Signal(logits_NV=teacher), replace(batch, truth_N=None)).tolist() == [0.0] * N
+
+
+def test_rarity_of_the_students_own_words_is_not_asked_for(batch):
+    counts = torch.tensor([50.0, 1.0, 3.0, 20.0, 7.0, 9.0, 10.0])
+    weights, plain = (token_rarity(each, counts, power=0.7) for each in (batch, replace(batch, truth_N=None)))
+    for n in range(N):
+        expected = 1.0 if n in OWN else plain[n].item()
+        assert weights[n].item() == pytest.approx(expected)
+    assert not torch.allclose(plain[OWN], torch.ones(len(OWN)))

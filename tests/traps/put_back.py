@@ -423,6 +423,13 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         22,
+        "report/page.py",
+        'if written < 2 or stops["student"] or not stops["teacher"]:',
+        "if True:",
+        f"{_VERDICTS}::test_trap_22_texts_that_never_end",
+    ),
+    Patch(
+        22,
         "data/render.py",
         "np.append(loss_L, loss_at_end)",
         "np.append(loss_L, False)",

@@ -21,7 +21,7 @@ from stillhouse.evaluate.records import Items, Scores
 from stillhouse.evaluate.samples import samples
 from stillhouse.evaluate.statistics import retention
 from stillhouse.models import Model
-from stillhouse.report.page import _manners
+from stillhouse.report.page import _endless, _manners
 from stillhouse.run import tell_quality
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.quality import quality
@@ -76,6 +76,8 @@ def test_trap_22_texts_that_never_end():
     assert (table["teacher"].ended, table["student"].ended) == ("2 of 2", "0 of 2")
     assert float(table["student"].words) > float(table["teacher"].words) == 0
     assert table["student"].repeated != table["teacher"].repeated
+    assert "none of 2 texts" in _endless(written)
+    assert _endless([{**entry, "stop": {"teacher": "eos", "student": "eos"}} for entry in written]) == ""
 
 
 def test_trap_22_a_student_can_learn_to_stop():

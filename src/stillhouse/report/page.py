@@ -190,6 +190,7 @@ class Page:
     stages: list[Step]
     samples: list[Sample]
     manners: list[Manner]
+    endless: str
     environment: list[tuple[str, str]]
     facts: list[tuple[str, str]]
     counts: list[tuple[str, str]]
@@ -260,6 +261,7 @@ def build(run: Run) -> Page:
         stages=_steps_taken(run),
         samples=[_sample(s) for s in run.samples],
         manners=_manners(run.samples),
+        endless=_endless(run.samples),
         environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
         facts=flat(run.facts),
         counts=flat(mapping(run.evaluation.get("counts"))),
@@ -631,6 +633,18 @@ def _manners(samples: Sequence[Mapping[str, Any]]) -> list[Manner]:
         lengths = [len(t.split()) for t in texts]
         out.append(Manner(role, ended, number(sum(lengths) / len(lengths)), quantity(repeated(texts), "share")))
     return out
+
+
+def _endless(samples: Sequence[Mapping[str, Any]]) -> str:
+    """A warning where the teacher ends its texts and the student none of them; "" if there is no cause."""
+    stops = {role: [_at(s, "stop", role) for s in samples].count("eos") for role in ("teacher", "student")}
+    written = sum(_at(s, "stop", "student") is not None for s in samples)
+    if written < 2 or stops["student"] or not stops["teacher"]:
+        return ""
+    return (
+        f"The student ended none of {written} texts by itself, its teacher {stops['teacher']}: where it is used it may write "
+        "without end. See that data.end_token is the token that the teacher ends with, and that the answers carry it."
+    )
 
 
 def repeated(texts: Iterable[str]) -> float | None:
