@@ -198,7 +198,7 @@ class Onto:
         onto_NK = self.onto_T[said.ids_NK.clamp_min(0)]
         onto_NK = onto_NK.masked_fill(said.ids_NK < 0, -1)
         p_NK = said.logp_NK.double().exp()
-        lost_N = p_NK.masked_fill((onto_NK >= 0) | (said.ids_NK < 0), 0.0).sum(-1)
+        lost_N = p_NK.masked_fill(onto_NK >= 0, 0.0).sum(-1)  # what fills a row up has none
         ids_NK, order_NK = onto_NK.sort(dim=-1, stable=True)
         new_NK = torch.ones_like(ids_NK, dtype=torch.bool)
         new_NK[:, 1:] = ids_NK[:, 1:] != ids_NK[:, :-1]
