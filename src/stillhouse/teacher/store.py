@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,12 +209,16 @@ class Store:
             broken = list(pool.map(_broken, paths))
         start = 0
         own = _identity(self.manifest).encode()
+        expected = _schema(self.codec.widths)
         for path, why in zip(paths, broken, strict=True):
             if why is None:
                 try:
-                    if (pq.read_schema(path).metadata or {}).get(b"stillhouse") != own:
+                    schema = pq.read_schema(path)
+                    if (schema.metadata or {}).get(b"stillhouse") != own:
                         self.dropped[path] = "is a shard of another store"
                         continue
+                    if not schema.equals(expected):
+                        raise ValueError("its columns are of other types")
                     rows = pq.read_table(path, columns=list(_ROWS))
                     keys, offsets, lengths, counts = (rows[name].to_pylist() for name in _ROWS)
                 except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -396,23 +400,25 @@ class Writer:
 def shard_bytes(pieces: list[Piece], manifest: Mapping[str, Any]) -> bytes:
     """A shard's content: the same pieces give the same bytes."""
     widths = codec(manifest["signal"], manifest["outcomes"]).widths
-    table = pa.table(
-        {
-            "key": pa.array([p.key for p in pieces], pa.string()),
-            "offset": pa.array([p.offset for p in pieces], pa.int32()),
-            "length": pa.array([len(p.inputs) for p in pieces], pa.int32()),
-            "count": pa.array([int(p.selected.sum()) for p in pieces], pa.int32()),
-            "inputs": pa.array([p.inputs for p in pieces], pa.list_(pa.int32())),
-            "selected": pa.array([np.packbits(p.selected).tobytes() for p in pieces], pa.binary()),
-            **{
-                name: pa.array([p.columns[name].tobytes() for p in pieces], pa.binary()) for name in widths
-            },
-        }
-    )  # fmt: skip
-    table = table.replace_schema_metadata({"stillhouse": _identity(manifest)})
+    content = {
+        "key": [p.key for p in pieces],
+        "offset": [p.offset for p in pieces],
+        "length": [len(p.inputs) for p in pieces],
+        "count": [int(p.selected.sum()) for p in pieces],
+        "inputs": [p.inputs for p in pieces],
+        "selected": [np.packbits(p.selected).tobytes() for p in pieces],
+        **{name: [p.columns[name].tobytes() for p in pieces] for name in widths},
+    }
+    table = pa.table(content, schema=_schema(widths).with_metadata({"stillhouse": _identity(manifest)}))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", compression_level=3, use_dictionary=False, write_statistics=False)
     return sink.getvalue()
+
+
+def _schema(columns: Iterable[str]) -> pa.Schema:
+    """The columns of a shard: what the pieces are, and the codec's."""
+    texts = {"inputs": pa.list_(pa.int32()), "selected": pa.binary()}
+    return pa.schema({**_ROWS, **texts, **dict.fromkeys(columns, pa.binary())})
 
 
 def create(path: Path, manifest: Mapping[str, Any], head: Head | None = None) -> None:
