@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from zoo import make
 
 from stillhouse import recipe
-from stillhouse.check import OVERHEAD, check, costs
+from stillhouse.check import OVERHEAD, check, check_sizes, costs, models_of
 from stillhouse.errors import RecipeError, RunError
 from stillhouse.models import Model
 from stillhouse.plan import Plan, plan, search
@@ -155,7 +154,7 @@ def test_without_a_measurement_times_are_refused_and_the_rest_is_told(folder: Pa
             planned(folder, goal, law=None)
     found = planned(folder, "2x", law=None)
     assert found.law is None and found.best.seconds is None and found.best.training_seconds is None
-    assert "time not measured" in (found.best.recipe or "")
+    assert "here with the control" not in (found.best.recipe or "")
 
 
 def test_budgets_decide_the_steps(folder: Path, monkeypatch):
@@ -182,20 +181,39 @@ def test_only_a_budget_shows_all_of_the_guides_bands(tmp_path: Path):
     found = planned(tmp_path, "100k tokens")
     ratios = [c.ratio for c in found.candidates]
     assert ratios[0] < 5 and any(9 < r < 20 for r in ratios)
-    assert {c.tokens for c in found.candidates} == {100_000 // TOKENS_PER_STEP * TOKENS_PER_STEP}
+    assert all(c.tokens == 100_000 // TOKENS_PER_STEP * TOKENS_PER_STEP for c in found.candidates if not c.stages)
 
 
-def test_aggressive_stages_are_advice_and_no_keys(tmp_path: Path):
+def test_aggressive_is_stages_and_advice(tmp_path: Path):
     make_llama(byte_level(), layers=64).save(tmp_path / "teacher")
     (tmp_path / "text.txt").write_text("\n\n".join(LINES))
-    text = planned(tmp_path, "35x").best.recipe or ""
+    found = planned(tmp_path, "35x")
+    text = found.best.recipe or ""
     settings = recipe.parse(yaml.safe_load(text))
+    check(settings)
+    check_sizes(settings)
     assert settings.objective.alpha == 0.5
     assert settings.objective.terms[0].name == "hidden_mse"
-    comments = [line for line in text.splitlines() if line.startswith("#")]
-    assert any("Stages: 2 students" in line for line in comments)
-    assert any("quantisation in the loop" in line for line in comments)
-    assert 5 <= float(re.search(r"each about ([\d.]+)x smaller", " ".join(comments))[1]) <= 7  # type: ignore[index]
+    assert any("quantisation in the loop" in line for line in text.splitlines() if line.startswith("#"))
+    # the sizes that really come out, stage by stage
+    models_ = models_of(settings)
+    sizes = [model.parameters_count for model in models_]
+    assert sizes == [found.tally.parameters, *found.best.stages, found.best.tally.parameters]
+    assert len(sizes) == 3
+    assert all(4.5 < a / b < 7.5 for a, b in pairwise(sizes))
+    cost = costs(settings, measure=False)
+    assert found.best.tokens == cost.tokens
+    assert found.best.training_flops == pytest.approx(2 * cost.operations)
+    assert found.best.training is not None and found.best.training.total == round(cost.memory)
+
+
+def test_a_budget_is_shared_by_the_stages(tmp_path: Path):
+    make_llama(byte_level(), layers=64).save(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    found = planned(tmp_path, "35x", "100000 tokens")
+    assert found.best.tokens == 100_000 // (2 * TOKENS_PER_STEP) * 2 * TOKENS_PER_STEP
+    with pytest.raises(RecipeError, match="less than one step: 8,192 tokens"):
+        planned(tmp_path, "35x", "5000 tokens")
 
 
 def test_an_unknown_family_can_still_lose_layers(tmp_path: Path):
@@ -259,7 +277,7 @@ def test_a_picture_of_a_teacher_with_an_odd_name(tmp_path: Path):
     ElementTree.fromstring((tmp_path / "plan.svg").read_text())
     settings = recipe.parse(yaml.safe_load(found.best.recipe or ""))
     assert settings.teacher.options["model"].endswith("a <b> & 'c'")
-    assert settings.name == "a-b-c-2x"
+    assert settings.name == "a-b-c-1.6x"
 
 
 @pytest.mark.teacher

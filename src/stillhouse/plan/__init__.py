@@ -147,7 +147,7 @@ def plan(
         for way in search.ways(model):
             plain = search.search(model, way, these)
             small = search.search_trimmed(model, way, these, trimmed)
-            found += [f for f in (plain, small) if f is not None]
+            found += [_by_stages(model, f, these) for f in (plain, small) if f is not None]
             if plain is None:
                 whole_vocabulary = " with the whole vocabulary" if small else ""
                 words = " and ".join(str(limit.goal) for limit in these)
@@ -238,6 +238,12 @@ def _said(limit: Limit, found: Tally) -> str:
     if limit.goal.kind == "latency":
         return f"{1e3 * value:.2f} ms"
     return f"{bytes_of(value)} as {limit.goal.precision}"
+
+
+def _by_stages(teacher: models.Model, found: Found, limits: Sequence[Limit]) -> Found:
+    """A student as the guide would reach it: straight from the teacher, or by way of assistants."""
+    count = strategy.prescribe(teacher.parameters_count / found.tally.parameters).stages
+    return search.staged(teacher, found, limits, count) if count > 1 else found
 
 
 def _ranked(found: Sequence[Found], teacher: Tally, fast: bool) -> list[tuple[Found, tuple[str, str]]]:

@@ -6,11 +6,12 @@ import math
 import re
 import shlex
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import yaml
 
-from stillhouse import models, recipe
+from stillhouse import recipe
 from stillhouse.check import OVERHEAD, Costs, costs
 from stillhouse.errors import RecipeError, fail
 from stillhouse.plan import latency, memory, strategy
@@ -40,7 +41,8 @@ class Candidate:
     Args:
         way: depth, width or balanced.
         vocabulary: tokens it is trimmed to; None if it keeps the teacher's.
-        section: the recipe's section that makes it.
+        section: the recipe's section that makes it, from the last stage's student where there are stages.
+        stages: parameters of the students in between, largest first.
         tally: exact sizes, counted on what the builders make.
         ratio: how many times fewer parameters than the teacher.
         flops: of an answer (a token of a language model, a text of an encoder): two a used weight.
@@ -61,6 +63,7 @@ class Candidate:
     way: str
     vocabulary: int | None
     section: dict[str, Any]
+    stages: tuple[int, ...]
     tally: Tally
     ratio: float
     flops: float
@@ -123,6 +126,7 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
         way=found.way,
         vocabulary=found.vocabulary,
         section=found.section,
+        stages=tuple(stage.tally.parameters for stage in found.stages),
         tally=exact,
         ratio=ratio,
         flops=2.0 * exact.used * (latency.TEXT if encoder else 1),
@@ -140,21 +144,25 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
     )
     if encoder:
         return known
-    draft = _draft(known, context)
-    one_step = _costs(replace(draft, steps=1), context, found.model)
-    per_step = 2.0 * one_step.operations
-    steps = _steps(context, per_step * OVERHEAD / context.rate if context.rate else None)
-    tokens = steps * TOKENS_PER_STEP
+    draft = _draft(known, found, context)
+    links = _costs(replace(draft, steps=1), context, found)
+    per_step = 2.0 * sum(link.operations for link in links)
+    steps = _steps(context, len(links), per_step * OVERHEAD / context.rate if context.rate else None)
+    tokens = steps * TOKENS_PER_STEP * len(links)
     flops = steps * per_step
     spent = flops * OVERHEAD / context.rate if context.rate else None
     whole_training = TOKENS_PER_PARAMETER * exact.parameters
     full = spent * whole_training / tokens if spent is not None else None
-    why_steps = f"{tokens:,} tokens, {spoken(spent)} here with the control that learns without the teacher."
-    why_steps += f" A full training reads {whole_training:,} ({TOKENS_PER_PARAMETER} a parameter): {spoken(full)}."
+    over = f" over {len(links)} students" if found.stages else ""
+    here = f", {spoken(spent)} here with the control that learns without the teacher" if spent is not None else ""
+    why_steps = (
+        f"{tokens:,} tokens{over}{here}. A full training reads {whole_training:,} ({TOKENS_PER_PARAMETER} a parameter)"
+    )
+    why_steps += f": {spoken(full)}." if full is not None else "."
     text = write(replace(draft, steps=steps, why_steps=why_steps))
     return replace(
         known,
-        training=memory.training(one_step),
+        training=memory.training(max(links, key=lambda link: link.memory)),
         tokens=tokens,
         training_flops=flops,
         training_seconds=spent,
@@ -163,34 +171,40 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
     )
 
 
-def _costs(draft: Draft, context: Context, pupil: models.Model) -> Costs:
-    """What the recipe of a draft costs by the arithmetic of ``stillhouse check``."""
+def _costs(draft: Draft, context: Context, found: Found) -> list[Costs]:
+    """What each stage and the last step of a draft's recipe cost by the arithmetic of ``stillhouse check``."""
     settings = recipe.parse(yaml.safe_load(write(draft)))
-    return costs(settings, measure=False, made=(context.master, pupil))
+    parts = [*(settings.stage(i) for i in range(len(found.stages))), settings]
+    pupils = [*(stage.model for stage in found.stages), found.model]
+    masters = [context.master, *(Teacher(stage.model) for stage in found.stages)]
+    links = zip(parts, masters, pupils, strict=True)
+    return [costs(part, measure=False, made=(master, pupil)) for part, master, pupil in links]
 
 
-def _steps(context: Context, seconds: float | None) -> int:
-    """Steps of training that the budgets allow.
+def _steps(context: Context, links: int, seconds: float | None) -> int:
+    """Steps of each student's training that the budgets allow.
 
     Args:
         context: for the budgets.
-        seconds: of a step here, the control's too; None if nothing was measured.
+        links: students to train one after another.
+        seconds: of a step of each here, the control's too; None if nothing was measured.
 
     """
     tokens, spend = context.budget("tokens"), context.budget("time")
-    allowed = [] if tokens is None else [math.floor(tokens / TOKENS_PER_STEP)]
+    step = TOKENS_PER_STEP * links
+    allowed = [] if tokens is None else [math.floor(tokens / step)]
     if spend is not None and seconds is None:
         what = "a time budget cannot be planned without measuring this machine"
         raise fail(RecipeError, "goal", what, "Leave --no-measure out, or give a budget of tokens.")
     if spend is not None and seconds is not None:
         allowed.append(math.floor(spend / seconds))
     if allowed and min(allowed) < 1:
-        nearest = f"{TOKENS_PER_STEP:,} tokens" + (f", {duration(seconds)} here" if seconds else "")
+        nearest = f"{step:,} tokens" + (f", {duration(seconds)} here" if seconds else "")
         raise fail(RecipeError, "goal", f"the budget is less than one step: {nearest}", "Give a larger budget.")
     return min(allowed) if allowed else STEPS
 
 
-def _draft(candidate: Candidate, context: Context) -> Draft:
+def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
     """What the recipe is written from, its steps not known yet."""
     named = context.section.model_dump(mode="json", exclude_defaults=True)
     teacher = recipe.as_teacher(context.section.options.get("model", "")) == context.section
@@ -208,6 +222,8 @@ def _draft(candidate: Candidate, context: Context) -> Draft:
         name=f"{re.sub(r'[^a-z0-9.]+', '-', context.master.name.lower()).strip('-.') or 'student'}-{candidate.ratio:.{1 if candidate.ratio < 3 else 0}f}x",
         teacher=words,
         section=candidate.section,
+        stages=[(f"assistant-{number}", stage.section) for number, stage in enumerate(found.stages, 1)],
+        why_stages=_why_stages(candidate, context.whole),
         prescription=candidate.prescription,
         features="hidden" in context.master.shows,
         data=context.data,
@@ -215,7 +231,7 @@ def _draft(candidate: Candidate, context: Context) -> Draft:
         about=about,
         why_student=candidate.why,
         why_steps="",
-        advice=_advice(candidate, str(words) if teacher else context.master.name),
+        advice=[QUANTISE] if candidate.prescription.quantise else [],
     )
 
 
@@ -236,21 +252,16 @@ def _why(found: Found, first: tuple[str, str]) -> str:
     return text
 
 
-def _advice(candidate: Candidate, teacher: str) -> list[str]:
-    """What the strategy asks for that a recipe cannot say yet."""
-    way = candidate.prescription
-    advice = []
-    if way.stages > 1:
-        step = candidate.ratio ** (1.0 / way.stages)
-        advice.append(
-            f"Stages: {way.stages} students one after another, each about {step:.1f}x smaller than its teacher (teacher-assistants, "
-            f"5–7x a step). Plan and run the first with --goal {step:.1f}x, then plan again with its folder as the teacher: "
-            f"stillhouse plan {shlex.quote(teacher)} --goal {step:.1f}x --write stage1.yaml, stillhouse run stage1.yaml, "
-            f"stillhouse plan runs/NAME/student --goal {step:.1f}x. Compare with this direct recipe at the same total budget."
-        )
-    if way.quantise:
-        advice.append("Last stage: train with quantisation in the loop, so that int8 or int4 weights cost less.")
-    return advice
+def _why_stages(candidate: Candidate, teacher: Tally) -> str:
+    """The sizes on the way, and by how much each step shrinks."""
+    sizes = [teacher.parameters, *candidate.stages, candidate.tally.parameters]
+    told = " → ".join(f"{size:,}" for size in sizes)
+    steps = ", ".join(f"{a / b:.1f}x" for a, b in pairwise(sizes))
+    return f"Teacher-assistants, about 5–7x a step: {told} parameters ({steps}); each is made from the one before and taught by it."
+
+
+QUANTISE = "Last stage: train with quantisation in the loop, so that int8 or int4 weights cost less."
+"""What the guide asks for at aggressive compressions and the recipe language does not have."""
 
 
 def share(band: Band) -> str:

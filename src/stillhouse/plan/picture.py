@@ -36,6 +36,10 @@ def show(plan: Plan, console: Console) -> None:
     best = plan.best
     console.print(f"\n[bold]1 is recommended:[/] {escape(best.why)}", highlight=False)
     console.print(f"Strategy: {escape(best.prescription.why['strategy'])}.", highlight=False)
+    if best.stages:
+        console.print(
+            f"By way of assistants of {' and '.join(f'{size:,}' for size in best.stages)} parameters.", highlight=False
+        )
     band = best.retention
     console.print(f"Keeps {share(band)} of the teacher's quality: {band.source}.", highlight=False)
     for way, reason in plan.left_out.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stillhouse import recipe, student
@@ -56,6 +56,8 @@ class Found:
         section: the recipe's section that makes it.
         model: its shapes, on the meta device; its tokenizer is still the teacher's.
         tally: its sizes.
+        stages: students in between, largest first; the first is made from the teacher, each other from the one before, and the
+            section makes this one from the last.
 
     """
 
@@ -64,6 +66,7 @@ class Found:
     section: dict[str, Any]
     model: Model
     tally: Tally
+    stages: tuple[Found, ...] = ()
 
 
 def ways(teacher: Model) -> tuple[str, ...]:
@@ -143,6 +146,36 @@ def search_trimmed(teacher: Model, way: str, limits: Sequence[Limit], sizes: Seq
             if found.tally.lookup <= LOOKUP:
                 break
     return best
+
+
+def staged(teacher: Model, found: Found, limits: Sequence[Limit], count: int) -> Found:
+    """The same student by way of others in between, each smaller than the one before by about the same factor.
+
+    Args:
+        teacher: may be on the meta device.
+        found: the student straight from the teacher.
+        limits: that it holds.
+        count: of students, itself included; fewer where a size in between would be no step.
+
+    """
+    base = teacher if found.vocabulary is None else with_vocabulary(teacher, found.vocabulary)
+    step = (teacher.parameters_count / found.tally.parameters) ** (1.0 / count)
+    stages: list[Found] = []
+    for index in range(1, count):
+        last = stages[-1].model if stages else base
+        section = _section(last, found.way, math.floor(teacher.parameters_count / step**index))
+        if section is None:
+            continue
+        pupil = student.build(recipe.Student(**section), last, empty=True)
+        counted = tally(pupil)
+        if found.tally.parameters < counted.parameters < last.parameters_count:
+            if found.vocabulary is not None and not stages:
+                section = _trimmed(found.vocabulary, [section])
+            stages.append(Found(found.way, found.vocabulary, section, pupil, counted))
+    end = search(stages[-1].model, found.way, limits) if stages else None
+    if end is None or end.tally.parameters >= stages[-1].tally.parameters:
+        return found
+    return replace(end, vocabulary=found.vocabulary, stages=tuple(stages))
 
 
 def smallest(teacher: Model, sizes: Sequence[int]) -> list[Found]:

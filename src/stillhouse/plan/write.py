@@ -24,6 +24,8 @@ class Draft:
         name: of the student.
         teacher: as the recipe names it.
         section: the student's.
+        stages: name and student's section of each stage before.
+        why_stages: the reason for them.
         prescription: the strategy.
         features: whether the teacher shows its hidden states to match.
         data: paths of text; what Python ships with if there are none.
@@ -38,6 +40,8 @@ class Draft:
     name: str
     teacher: str | dict[str, Any]
     section: dict[str, Any]
+    stages: Sequence[tuple[str, dict[str, Any]]]
+    why_stages: str
     prescription: Prescription
     features: bool
     data: Sequence[str]
@@ -60,6 +64,9 @@ def write(draft: Draft) -> str:
     if way.name != "conservative":
         lines += _comment("Several tasks: one source for each, so that the student keeps what they share.", 4)
     lines += [f"teacher: {_flow(draft.teacher)}"]
+    if draft.stages:
+        lines += [*_comment(draft.why_stages), "stages:"]
+        lines += [f"  - {{name: {name}, student: {_flow(section)}}}" for name, section in draft.stages]
     lines += [*_comment(draft.why_student), f"student: {_flow(draft.section)}"]
     lines += [*_comment(f"Strategy: {why['strategy']}."), "objective:"]
     lines += [*_comment(f"{why['alpha']}.", 2), f"  alpha: {_flow(way.alpha)}"]
@@ -72,6 +79,12 @@ def write(draft: Draft) -> str:
         lines += _comment("The guide matches hidden states too; this teacher does not show its own.", 2)
     lines += ["trainer:", *_comment(draft.why_steps, 2), f"  steps: {draft.steps}"]
     lines += [f"  tokens_per_step: {TOKENS_PER_STEP}"]
+    if draft.stages:
+        lines += [
+            "evaluate:",
+            *_comment("true: also train the student straight from the teacher, for as many tokens as all stages.", 2),
+        ]
+        lines += ["  direct: false"]
     if draft.advice:
         lines += ["", "# What the recipe cannot say yet, and what to do about it:"]
         lines += [line for text in draft.advice for line in _comment(f"– {text}")]
