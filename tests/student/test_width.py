@@ -12,7 +12,9 @@ from torch import nn
 from zoo import ZOO, answers, make
 
 from stillhouse.models import Model
+from stillhouse.student.builders.shrink_width import shrink_width
 from stillhouse.student.families import Size, family_of
+from stillhouse.student.importance import norm_gains, widths
 from stillhouse.student.width import Kept, cut
 
 IDS = torch.tensor([[5, 9, 77, 200, 31, 8, 120]])
@@ -110,3 +112,37 @@ def test_a_cut_is_the_teacher_with_the_rest_masked(name: str, tokenizer):
         expected = answers(teacher, IDS)
     torch.testing.assert_close(answers(student, IDS), expected, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(expected, answers(teacher, IDS), rtol=0.1, atol=0.1)
+
+
+def test_the_strongest_stay_and_norms_are_mended(tokenizer):
+    teacher = make("llama", tokenizer)
+    texts = ["The quick brown fox jumps over the lazy dog.", "A student keeps what it can."]
+    scores = widths(teacher, texts)
+
+    def strongest(values: torch.Tensor, keep: int) -> list[int]:
+        ranked = sorted(range(len(values)), key=lambda i: -float(values[i]))
+        return sorted(ranked[:keep])
+
+    hidden = strongest(scores.hidden_H, 16)
+    gains = norm_gains(teacher, texts, torch.tensor(hidden))
+    student = shrink_width(teacher, lambda: texts, hidden=16, heads=2, intermediate=20)
+    mine, theirs = student.network.model, teacher.network.model
+    assert torch.equal(mine.embed_tokens.weight, theirs.embed_tokens.weight[:, hidden])
+    torch.testing.assert_close(mine.norm.weight, theirs.norm.weight[hidden] * gains["model.norm"])
+    assert all(abs(gain - 1) > 1e-3 for gain in gains.values())
+    for i in range(3):
+        (group,) = strongest(scores.groups_LG[i], 1)
+        channels = strongest(scores.intermediate_LF[i], 20)
+        ours, its = mine.layers[i], theirs.layers[i]
+        assert torch.equal(ours.mlp.up_proj.weight, its.mlp.up_proj.weight[channels][:, hidden])
+        assert torch.equal(
+            ours.self_attn.k_proj.weight, its.self_attn.k_proj.weight[8 * group : 8 * group + 8][:, hidden]
+        )
+        gain = gains[f"model.layers.{i}.input_layernorm"]
+        torch.testing.assert_close(ours.input_layernorm.weight, its.input_layernorm.weight[hidden] * gain)
+
+
+def test_norms_stay_as_they_were_where_the_hidden_width_does(tokenizer):
+    teacher = make("llama", tokenizer)
+    student = shrink_width(teacher, lambda: ["The quick brown fox"], intermediate=20)
+    assert torch.equal(student.network.model.norm.weight, teacher.network.model.norm.weight)
