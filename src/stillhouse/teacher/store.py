@@ -209,7 +209,7 @@ class Store:
             broken = list(pool.map(_broken, paths))
         start = 0
         own = _identity(self.manifest).encode()
-        expected = _schema(self.codec.widths)
+        expected, block = _schema(self.codec.widths), int(self.manifest["block"])
         for path, why in zip(paths, broken, strict=True):
             if why is None:
                 try:
@@ -220,7 +220,11 @@ class Store:
                     if not schema.equals(expected):
                         raise ValueError("its columns are of other types")
                     rows = pq.read_table(path, columns=list(_ROWS))
+                    if any(column.null_count for column in rows.columns):
+                        raise ValueError("some of its rows are empty")
                     keys, offsets, lengths, counts = (rows[name].to_pylist() for name in _ROWS)
+                    if not all(0 <= n <= size <= block and size > 0 for n, size in zip(counts, lengths, strict=True)):
+                        raise ValueError("its rows have lengths that cannot be")
                 except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                     why = f"is not a shard of this format ({error})"
             if why is not None:
