@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import pairwise
 from pathlib import Path
 
@@ -249,17 +250,23 @@ def test_no_goal_at_all_is_refused(folder: Path):
         planned(folder)
 
 
+def printed(found: Plan, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    show(found, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_the_table_and_the_picture_tell_every_candidate(folder: Path, tmp_path: Path):
     found = planned(folder, "2x")
-    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    show(found, console)
-    told = console.export_text()
+    told = printed(found, 200)
+    narrow = printed(found, 80)
     draw(found, tmp_path / "plan.html")
     draw(found, tmp_path / "plan.svg")
     page, picture = (tmp_path / "plan.html").read_text(), (tmp_path / "plan.svg").read_text()
     for one in found.candidates:
-        for text in (told, page, picture):
+        for text in (told, narrow, page, picture):
             assert f"{one.tally.parameters:,}" in text
+    assert "…" not in narrow
     assert "not measured here" in told and "is recommended" in told
     for text in (page, picture):
         assert "prefers-color-scheme:dark" in text

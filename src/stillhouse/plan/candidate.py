@@ -273,9 +273,7 @@ def share(band: Band) -> str:
     )
 
 
-def spoken(seconds: float | None) -> str:
+def spoken(seconds: float) -> str:
     """A training time in words."""
-    if seconds is None:
-        return "time not measured"
     days = seconds / 86400
     return f"about {days:,.0f} days" if days >= 3 else f"about {duration(seconds)}"

@@ -27,12 +27,14 @@ def show(plan: Plan, console: Console) -> None:
     """Print the candidates, why the first is recommended, and what to know beside."""
     teacher = f"Teacher [bold]{escape(plan.teacher)}[/]: {plan.tally.parameters:,} parameters"
     console.print(f"{teacher}. Goal: {escape(', '.join(str(g) for g in plan.goals))}.", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in _columns(plan):
-        table.add_column(name, justify="left" if name in ("", "student") else "right")
-    for number, one in enumerate(plan.candidates, 1):
-        table.add_row(*_cells(plan, number, one), style="bold" if number == 1 else "")
-    console.print(table)
+    for columns in [range(len(_columns(plan)))] if console.width >= WIDE else PARTS:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(_columns(plan)[column], justify="left" if column < 2 else "right", no_wrap=column != 1)
+        for number, one in enumerate(plan.candidates, 1):
+            cells = _cells(plan, number, one)
+            table.add_row(*(cells[column] for column in columns), style="bold" if number == 1 else "")
+        console.print(table)
     best = plan.best
     console.print(f"\n[bold]1 is recommended:[/] {escape(best.why)}", highlight=False)
     console.print(f"Strategy: {escape(best.prescription.why['strategy'])}.", highlight=False)
@@ -48,6 +50,13 @@ def show(plan: Plan, console: Console) -> None:
         console.print(f"[dim]{escape(line)}[/]", highlight=False)
     for note in plan.notes:
         console.print(f"[yellow]Note:[/] {escape(note)}", highlight=False)
+
+
+WIDE = 120
+"""Characters that a row of the table takes."""
+
+PARTS = (0, 1, 2, 3, 4, 8, 9), (0, 5, 6, 7, 10)
+"""Columns of the two tables that are shown where there are fewer."""
 
 
 def _columns(plan: Plan) -> tuple[str, ...]:
@@ -78,7 +87,7 @@ def _cells(plan: Plan, number: int, one: Candidate) -> list[str]:
         magnitude(one.flops),
         milliseconds(one.seconds),
         share(one.retention),
-        spoken(one.training_seconds).removeprefix("about ") if one.training else "–",
+        "–" if one.training_seconds is None else spoken(one.training_seconds).removeprefix("about "),
     ]
 
 
@@ -95,9 +104,13 @@ def legend(plan: Plan) -> list[str]:
         lines.append(f"Latency of {unit}, predicted for float32 on this machine: {plan.law}.")
     best = plan.best
     if best.training is not None:
+        full = (
+            f" {TOKENS_PER_PARAMETER} tokens a parameter would take {spoken(best.full_seconds)}."
+            if best.full_seconds
+            else ""
+        )
         lines.append(
-            f"training: {magnitude(best.tokens)} tokens for the first, a control without the teacher included. "
-            f"{TOKENS_PER_PARAMETER} tokens a parameter would take {spoken(best.full_seconds)}."
+            f"training: {magnitude(best.tokens)} tokens for the first, a control without the teacher included.{full}"
         )
     return lines
 
