@@ -159,6 +159,19 @@ def test_what_is_written_the_same_may_stand_for_something_else():
     assert kept_ids(first, second) is None and kept_ids(second, second).tolist() == [0, 1]
 
 
+def test_a_word_list_writes_the_longest_first():
+    """``abc`` as ab + ##c, and ``##bc`` inside of words; the sign # is no beginning of it."""
+    names = ["[UNK]", "#", "a", "ab", "##b", "##c", "abc", "##bc", "##bb", "x", "##xy"]
+    inner = Tokenizer(WordPiece(vocab={name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    teacher = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+    student = trim_tokenizer(teacher, np.arange(6))
+    onto = Onto.of(student, teacher, kept_ids(student, teacher))
+    assert onto.onto_T.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 4, -1, -1]
+    assert onto.lost.tolist() == [9, 10] and onto.dropped.tolist() == [6, 7, 8]
+    inside = {begun: [*zip(*(x.tolist() for x in pair), strict=True)] for begun, pair in onto.inside.items()}
+    assert inside == {(3,): [(6, 5)], (4,): [(7, 5), (8, 4)]}
+
+
 # -- the whole distribution ---------------------------------------------------------------------------------------------
 
 
@@ -393,7 +406,9 @@ def test_it_is_the_teacher_in_all_else():
     assert master.same_outcomes and not any(p.requires_grad for p in master.model.parameters())
     moved, batch = master.placed(lambda model: model), positions(student)
     assert torch.equal(moved.signal(batch).rows(0, 9).logits_NV, master.signal(batch).rows(0, 9).logits_NV)
-    assert moved is not master
+    other = make_llama(teacher, seed=3)
+    placed = master.placed(lambda model: other)
+    assert placed.model is other and not torch.equal(placed.signal(batch).rows(0, 9).logits_NV, moved.signal(batch).rows(0, 9).logits_NV)  # fmt: skip
 
 
 def test_its_own_reading_of_the_text_is_told_where_the_text_is_there():
