@@ -45,6 +45,24 @@ def test_it_is_the_teacher_with_the_products_in_place(name: str, tokenizer):
     torch.testing.assert_close(answers(student, IDS), answers(changed, IDS), rtol=1e-4, atol=1e-4)
 
 
+def test_embedding_and_head_are_each_split_by_how_often_tokens_come(tokenizer):
+    teacher = make("llama-untied", tokenizer)
+    counts = torch.ones(320)
+    for token in tokenizer(texts()[0])["input_ids"]:
+        counts[token] += 1
+    assert counts.sum() > 330
+    network = made(teacher, 6).network
+    for product, theirs in (
+        (
+            network.model.embed_tokens.table.weight @ network.model.embed_tokens.up.weight.t(),
+            teacher.network.model.embed_tokens,
+        ),
+        (network.lm_head.weight @ network.model.norm[1].weight, teacher.network.lm_head),
+    ):
+        table, up = factorised.split(theirs.weight, counts, 6)
+        torch.testing.assert_close(product, table @ up, rtol=1e-4, atol=1e-5)
+
+
 def test_a_full_rank_loses_nothing_but_rounding(tokenizer):
     teacher = make("llama-untied", tokenizer)
     table, up = factorised.split(teacher.network.lm_head.weight, torch.ones(320), 32)
