@@ -7,6 +7,7 @@ continues it after any interruption, and answers at once when it is done.
 from __future__ import annotations
 
 import copy
+import inspect
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,9 @@ from stillhouse.vocabulary import compare_vocabularies
 
 DECIDES_WEIGHTS = ("data", "teacher", "stages", "student", "objective", "trainer")
 """Sections that the trained weights follow from; a run's folder holds one set of them."""
+
+SAMPLE_TOKENS = 4096
+"""Tokens that a builder reads, as a rule, to find what to keep."""
 
 QUALITY_TOKENS = 1024
 """Held-out tokens that the teacher reads before training."""
@@ -287,13 +291,23 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
         def sample() -> list[str]:
             return data.sample(settings.data, master.tokenizer, teacher=master)
 
-        with timed(console, "Making the student"):
+        left = measuring_seconds(settings.student, master) if console else None
+        with timed(console, "Making the student", left):
             pupil = student.build(settings.student, master.model, settings.trainer.seed, sample=sample)
             with atomic_folder(place) as building:
                 pupil.save(building)
 
     distributed.by_main(make)
     return models.load(str(place), name=settings.name)
+
+
+def measuring_seconds(section: recipe.Student, master: Teacher) -> float | None:
+    """What it takes to measure on a sample which parts to keep, about: one reading of it by the teacher; None for other builders."""
+    builders = [find("builder", strategy.name, where) for strategy, where in student.chain(section)]
+    if not any("sample" in inspect.signature(builder).parameters for builder in builders):
+        return None
+    rate = machine.measure_gemm(torch.float32, "cpu")
+    return 2.0 * SAMPLE_TOKENS * master.model.parameters_count / (rate * 1e9)
 
 
 def compared(pupil: Model, master: Teacher) -> str:
