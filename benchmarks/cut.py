@@ -3,7 +3,8 @@
     python benchmarks/cut.py --data FOLDER            # the folder that holds childrens_books; all groups
     python benchmarks/cut.py --data FOLDER --only depth
 
-Importance is measured on windows of the training books, the students on windows of other books.
+Importance is measured on windows of the training books, the students on windows of other books. Killed and started again, it
+goes on with what is missing in ``benchmarks/results/cut.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +28,10 @@ from stillhouse.models import Model
 from stillhouse.student import importance
 from stillhouse.student.builders.balanced import balanced
 from stillhouse.student.builders.low_rank import low_rank
-from stillhouse.student.builders.shrink_width import shrink_width
 from stillhouse.student.depth import even, with_layers
 from stillhouse.student.families import family_of
 from stillhouse.student.importance import block_influence, perplexity_change
-from stillhouse.student.width import Kept, cut, first
+from stillhouse.student.width import Kept, cut
 from stillhouse.teacher.sources.gguf import gguf
 
 WINDOW = 2000  # characters: about 500 tokens
@@ -94,26 +95,41 @@ def main() -> None:
     def sample() -> list[str]:
         return learned
 
+    old = family_of(teacher.network).size(teacher.config)
+
     @cache
-    def scores(measure: Callable[[Model, list[str]], torch.Tensor]) -> torch.Tensor:
+    def scores(measure: Callable[[Model, list[str]], Any]) -> Any:
+        """Measured once, though the builders would do it anew for every student."""
         return measure(teacher, learned)
 
-    def layers(keep: int, measure: Callable[[Model, list[str]], torch.Tensor] | None) -> Model:
-        """As drop_layers, measuring once for several numbers of layers."""
-        chosen = even(30, keep) if measure is None else scores(measure).topk(keep).indices.sort().values.tolist()
-        return with_layers(teacher, chosen)
+    @cache
+    def gains(channels: tuple[int, ...]) -> dict[str, float]:
+        return importance.norm_gains(teacher, learned, torch.tensor(channels))
 
-    def width(name: str, drawn: dict[str, int], **sizes: int) -> dict[str, Callable[[], Model]]:
-        ranked = {f"{name}, ranked": lambda: shrink_width(teacher, sample, **sizes)}
-        return ranked | {
-            f"{name}, drawn {seed}": lambda seed=seed: by_chance(teacher, seed, **sizes, **drawn) for seed in range(2)
+    def strongest(values: torch.Tensor, keep: int) -> torch.Tensor:
+        return values.topk(keep).indices.sort().values
+
+    def layers(keep: int, measure: Callable[[Model, list[str]], Any] | None) -> Model:
+        """As drop_layers makes it."""
+        return with_layers(teacher, even(30, keep) if measure is None else strongest(scores(measure), keep).tolist())
+
+    def ranked(mended: bool = True, **sizes: int) -> Model:
+        """As shrink_width makes it."""
+        found, size = scores(importance.widths), replace(old, **sizes)
+        hidden = strongest(found.hidden_H, size.hidden)
+        kept = Kept(
+            hidden,
+            [strongest(scores_G, size.groups) for scores_G in found.groups_LG],
+            [strongest(scores_F, size.intermediate) for scores_F in found.intermediate_LF],
+            gains(tuple(hidden.tolist())) if mended and size.hidden < old.hidden else {},
+        )
+        return cut(teacher, size, kept)
+
+    def width(name: str, **sizes: int) -> dict[str, Callable[[], Model]]:
+        return {
+            f"{name}, ranked": lambda: ranked(**sizes),
+            f"{name}, drawn": lambda: by_chance(teacher, 0, **sizes),
         }
-
-    def without_gains() -> Model:
-        old = family_of(teacher.network).size(teacher.config)
-        hidden = importance.widths(teacher, learned).hidden_H.topk(288).indices.sort().values
-        size = replace(old, hidden=288)
-        return cut(teacher, size, replace(first(old, size), hidden=hidden))
 
     measures = {"even": None, "block influence": block_influence, "perplexity": perplexity_change}
     groups: dict[str, dict[str, Callable[[], Model]]] = {
@@ -123,44 +139,43 @@ def main() -> None:
             for name, measure in measures.items()
         },
         "width": {
-            **width("6 of 9 heads", {"groups": 2}, heads=6),
-            **width("feed-forward halved", {}, intermediate=768),
-            **width("hidden halved", {}, hidden=288),
-            "hidden halved, ranked, norms as they were": without_gains,
-            **width("hidden and feed-forward halved", {}, hidden=288, intermediate=768),
+            **width("6 of 9 heads", heads=6, groups=2),
+            **width("feed-forward halved", intermediate=768),
+            **width("hidden halved", hidden=288),
+            "hidden halved, ranked, norms as they were": lambda: ranked(mended=False, hidden=288),
+            **width("hidden and feed-forward halved", hidden=288, intermediate=768),
         },
         "both": {
-            "balanced, ratio 2": lambda: balanced(teacher, sample, ratio=2.0),
-            "balanced, ratio 2, layers by perplexity": lambda: balanced(teacher, sample, ratio=2.0, by="perplexity"),
             "embedding of rank 128": lambda: low_rank(teacher, sample, embedding=128),
             "embedding of rank 256": lambda: low_rank(teacher, sample, embedding=256),
+            "balanced, ratio 2, layers by block influence": lambda: balanced(
+                teacher, sample, ratio=2.0, by="block_influence"
+            ),
         },
     }
-    results = {"teacher": {"bits_per_byte": bits_per_byte(teacher, held_out), "parameters": teacher.parameters_count}}
-    print(f"{'teacher':40} {results['teacher']['bits_per_byte']:.3f} bits per byte")
-    for group, students in groups.items():
-        for name, make in students.items() if not options.only or group in options.only else ():
+    facts = {
+        "what": "bits per byte on held-out children's books of students cut from SmolLM2-135M-Instruct, untrained",
+        "measured_on": f"{importance.TOKENS} tokens (perplexity: {importance.PERPLEXITY_TOKENS})",
+        "machine": machine.describe(),
+    }
+    results: dict[str, dict[str, float]] = {}
+    if options.out.is_file():
+        results = json.loads(options.out.read_text(encoding="utf-8"))["results"]
+    chosen = {
+        name: make
+        for group, each in groups.items()
+        if not options.only or group in options.only
+        for name, make in each.items()
+    }
+    for name, make in {"teacher": lambda: teacher, **chosen}.items():
+        if name not in results:
             began = time.monotonic()
             student = make()
-            seconds = time.monotonic() - began
-            bits = bits_per_byte(student, held_out)
+            seconds = round(time.monotonic() - began, 1)
+            bits = round(bits_per_byte(student, held_out), 3)
             results[name] = {"bits_per_byte": bits, "parameters": student.parameters_count, "seconds": seconds}
-            print(
-                f"{name:40} {bits:.3f} bits per byte, {student.parameters_count:,}, made in {seconds:.0f} s", flush=True
-            )
-    options.out.write_text(
-        json.dumps(
-            {
-                "what": "bits per byte on held-out children's books of students cut from SmolLM2-135M-Instruct, untrained",
-                "measured_on": f"{importance.TOKENS} tokens (perplexity: {importance.PERPLEXITY_TOKENS})",
-                "machine": machine.describe(),
-                "results": results,
-            },
-            indent=2,
-        )
-        + "\n",
-        encoding="utf-8",
-    )
+            options.out.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n", encoding="utf-8")
+        print(f"{name:48}", results[name], flush=True)
 
 
 if __name__ == "__main__":
