@@ -18,11 +18,13 @@ from stillhouse import recipe
 from stillhouse.check import OVERHEAD, check, check_sizes, costs, models_of
 from stillhouse.errors import RecipeError, RunError
 from stillhouse.models import Model
-from stillhouse.plan import Plan, plan, search
+from stillhouse.plan import Plan, _load, plan, search
 from stillhouse.plan.candidate import STEPS
+from stillhouse.plan.goal import Goal
 from stillhouse.plan.latency import Law
 from stillhouse.plan.picture import draw, show
 from stillhouse.plan.write import TOKENS_PER_STEP
+from stillhouse.recipe import as_teacher
 
 LAW = Law(1e-4, 2e-4, 1e-8, 0.1, ())
 
@@ -35,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def planned(folder: Path, *goals: str, **more) -> Plan:
+def planned(folder: Path, *goals: str | Goal, **more) -> Plan:
     options = {"measure": False, "law": LAW, "data": [str(folder / "text.txt")]} | more
     return plan(str(folder / "teacher"), goals, **options)
 
@@ -66,6 +68,38 @@ def test_goals_are_held(folder: Path):
         assert one.tally.file["int8"] <= 45e3
         assert one.serving.total <= 300e3
         assert one.seconds is not None and one.seconds <= 1.5e-3
+
+
+def test_each_goal_alone_is_held(folder: Path):
+    for goal, value, of in (
+        ("33 kB int4", 33e3, lambda c: c.tally.file["int4"]),
+        ("150 kB of memory f32", 150e3, lambda c: c.serving.total),
+        ("1.3 ms", 1.3e-3, lambda c: c.seconds),
+    ):
+        for one in planned(folder, goal).candidates:
+            assert 0.5 * value < of(one) <= value, (goal, one.name)
+
+
+def test_the_smallest_file_possible_is_possible(folder: Path):
+    """A goal of exactly the smallest is held, though the way there may step over it."""
+    smallest = search.smallest(_load(as_teacher(str(folder / "teacher"))).model, [])
+    assert {"name": "drop_layers", "keep": 1} in [f.section for f in smallest]
+    least = min(f.tally.file["int8"] for f in smallest)
+    found = planned(folder, Goal("file", least, f"{least} bytes"))
+    assert found.best.tally.file["int8"] == least
+
+
+def test_a_trimmed_vocabulary_takes_no_more_than_its_share(folder: Path, monkeypatch):
+    monkeypatch.setattr(search, "VOCABULARIES", (330, 300, 270))
+    sizes = {}
+    for share in (1.0, 0.22, 0.0):
+        monkeypatch.setattr(search, "LOOKUP", share)
+        trimmed = [c for c in planned(folder, "1.5x").candidates if c.vocabulary]
+        assert all(c.tally.lookup <= share or c.vocabulary == 270 for c in trimmed)
+        sizes[share] = {c.way: c.vocabulary for c in trimmed}
+    assert set(sizes[1.0].values()) == {330}
+    assert set(sizes[0.0].values()) == {270}
+    assert 300 in sizes[0.22].values()
 
 
 def test_a_tighter_goal_never_gives_a_larger_student(folder: Path):

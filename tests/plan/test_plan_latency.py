@@ -60,6 +60,10 @@ def test_the_error_is_that_of_models_left_out():
     assert fit(timed).error == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_law_is_a_sum():
+    assert Law(1.0, 2.0, 3.0, 0.0, ()).seconds(Tally(100, 7, 0, {}, 5, 0)) == 1.0 + 2.0 * 5 + 3.0 * 7
+
+
 def test_more_layers_or_weights_never_take_less():
     law = fit(made(1e-4, 2e-4, 7e-10, noise=0.3))
     sizes = [Tally(10 * n, n, 0, {}, layers, 0) for n, layers in ((10, 1), (20, 1), (20, 4), (10_000_000, 4))]
