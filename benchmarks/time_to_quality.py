@@ -380,6 +380,7 @@ def summarise(curves: dict[str, list[dict[str, float]]], seconds: float) -> dict
 def finish(work: Path, seconds: float) -> None:
     """Write result and figure from the curves that are there."""
     found = {name: read(path) for name in VARIANTS if (path := work / f"{name}.jsonl").is_file()}
+    found = {name: (head, points) for name, (head, points) in found.items() if points[-1]["steps"]}  # others just began
     heads = {name: head for name, (head, _) in found.items()}
     assert len({json.dumps(h["settings"]) for h in heads.values()}) == 1, f"curves of different settings: {heads}"
     curves = {name: points for name, (_, points) in found.items()}
