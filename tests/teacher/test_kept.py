@@ -565,6 +565,18 @@ def test_a_student_that_cuts_across_the_teachers_tokens_is_told_nothing_there():
     assert said.weight_N.tolist() == [1.0, 0.0, 1.0]  # a, bc, the end
 
 
+@pytest.mark.parametrize(
+    ("select", "document", "begun"), [([0, 1], [0, 0], {1: (1,)}), ([0, 2], [0, 0], {}), ([0, 1], [0, 1], {})]
+)
+def test_what_is_inside_follows_at_once_in_the_same_document(select: list[int], document: list[int], begun: dict):
+    """The student's 1 and 2 are a token of the teacher, of which it spoke at the first."""
+    none = torch.zeros(0, dtype=torch.int64)
+    onto = Onto(torch.arange(3), torch.tensor([0, 1, 2, 1]), none, none, none, none, {(1,): (torch.tensor([3]), torch.tensor([2]))})  # fmt: skip
+    batch = Batch(none, none, (0, 3), torch.tensor(select), torch.tensor([1, 2]), torch.ones(2), torch.tensor(document))
+    found, has_N = kept_module._fill(torch.tensor([0, -1]), batch, onto)
+    assert found == begun and has_N.tolist() == [True, bool(begun)]
+
+
 def test_layers_are_those_of_the_students_tokens():
     teacher, student = original("byte_level"), trimmed("byte_level")
     model, batch = make_llama(teacher), batch_of(student, TEXTS)
