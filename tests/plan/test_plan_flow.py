@@ -53,6 +53,8 @@ def test_a_recipe_loads_checks_and_says_why(goal: str, folder: Path, tmp_path: P
         cost = costs(settings, measure=False)
         assert cost.student_parameters == one.tally.parameters
         assert one.training is not None and one.training.total == round(cost.memory)
+        parts = one.training.weights, one.training.optimiser, one.training.teacher
+        assert parts == (4 * cost.student_parameters, 12 * cost.student_parameters, 4 * cost.teacher_parameters)
         assert one.training_flops == pytest.approx(2 * cost.operations)
         assert one.tokens == cost.tokens
         text = (tmp_path / f"{number}.yaml").read_text()
