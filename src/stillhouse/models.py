@@ -236,7 +236,11 @@ def load(
         )
     if local and gguf_file is None:
         _check_folder(folder, where)
-        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "").startswith("factorised_"):
+        if (
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            .get("model_type", "")
+            .startswith("factorised_")
+        ):
             importlib.import_module("stillhouse.factorised")  # makes transformers know these classes
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     common |= {"revision": revision} if revision else {}

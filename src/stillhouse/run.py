@@ -336,6 +336,9 @@ def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: 
     if found.kind == "permuted":
         raise fail(ModelError, where, f"numbers the tokens of {master.name} otherwise: {found.example}", way_out)
     ends = end_token(tokenizer, settings.data.end_token), align.end_of(master.tokenizer)
+    if settings.teacher.name == "store":
+        what = f"has other tokens than {master.name}, and a store knows only texts in its own"
+        raise fail(ModelError, where, what, f"{way_out} Or let the teacher itself speak.")
     if kept_ids(tokenizer, master.tokenizer) is not None:
         return kept(master, tokenizer, text_of, ends=ends)
     if master.forms != {"dense"}:

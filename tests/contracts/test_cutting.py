@@ -22,6 +22,7 @@ CUTS: dict[str, dict[str, Any]] = {
     "copy_layers": {"layers": [0, 2, 2]},
     "shrink_width": {"hidden": 16, "heads": 2, "intermediate": 20},
     "balanced": {"ratio": 1.7},
+    "trim_vocabulary": {"size": 290},
 }
 """Builder → options that really cut; those of fresh weights or other models have tests of their own."""
 
@@ -30,6 +31,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     "copy_layers": {"layers": [0, 1, 2]},
     "shrink_width": {"hidden": 32, "heads": 4, "intermediate": 48},
     "balanced": {"ratio": 1.0},
+    "trim_vocabulary": {"size": 320},
 }
 """Builder → options that keep everything."""
 

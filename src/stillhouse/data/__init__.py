@@ -115,7 +115,7 @@ def prepare(
     return _open(folder, section.block, facts)
 
 
-def sample(section: Data, tokenizer: Any, *, teacher: Any = None, count: int = 256) -> list[str]:
+def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: int = 4 << 20) -> list[str]:
     """The first texts to learn from, of all sources in turn, for those who measure on them before the corpus is made.
 
     Sources for which a teacher must write are left out where there are others; what will be held out always is.
@@ -124,7 +124,7 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, count: int = 2
         section: the recipe's section.
         tokenizer: whose chat template the texts are rendered with.
         teacher: the model that writes.
-        count: how many texts, at most.
+        characters: how much text, about, at most.
 
     Raises:
         DataError: a source cannot be read, a record not used, or there is no text.
@@ -132,11 +132,13 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, count: int = 2
     readers = _readers(section, teacher)
     ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
     texts: dict[bytes, str] = {}
+    read = 0
     for _, rendered in _rendered(ready, tokenizer):
         key = hashlib.blake2b(rendered.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if rendered.text and _share(key, section.seed) >= section.validation * 2.0**64:
             texts[key] = rendered.text
-        if len(texts) >= min(count, section.max_documents or count):
+            read += len(rendered.text)
+        if read >= characters or len(texts) >= (section.max_documents or len(texts) + 1):
             break
     if not texts:
         raise fail(DataError, "data.sources", "there is no document to learn from")

@@ -64,7 +64,7 @@ def collect(
     facts["teacher"]["name"] = teacher.name
     if not teacher.forms:
         del writers["teacher"]
-    speaks = None if teacher.alone else teacher.signal
+    speaks = None if teacher.alone else teacher.own.signal
     with bar(console, "Writing samples", len(section.prompts) * len(writers), "texts") as tick:
         written = samples(section.prompts, writers, section.new_tokens, end, tick, speaks)
     write_json(folder / "samples.json", written)

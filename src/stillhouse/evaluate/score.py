@@ -37,6 +37,11 @@ class Speaks(Protocol):
         """Its network, or only its shapes."""
         ...
 
+    @property
+    def own(self) -> Speaks:
+        """The same as it reads its own tokens."""
+        ...
+
     def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:
         """What it says of a batch's positions."""
         ...

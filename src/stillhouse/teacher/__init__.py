@@ -64,6 +64,11 @@ class Teacher:
         """
         return None
 
+    @property
+    def own(self) -> Teacher:
+        """The teacher as it reads its own tokens: itself, unless it speaks for a student of other tokens."""
+        return self
+
     def placed(self, place: Callable[[Model], Model]) -> Teacher:
         """The same teacher with each network that it runs put where training wants it."""
         return Teacher(place(self.model))

@@ -196,6 +196,11 @@ class Aligned(Teacher):
         self.texts = texts
         self._pair = lru_cache(maxsize=TEXTS_KEPT)(self._make_pair)
 
+    @property
+    def own(self) -> Teacher:
+        """The teacher as it reads its own tokens."""
+        return self.inner
+
     def placed(self, place: Callable[[Model], Model]) -> Teacher:
         """The same with the teacher's networks where training wants them."""
         return Aligned(self.inner.placed(place), self.alignment, self.texts)

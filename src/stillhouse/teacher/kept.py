@@ -327,6 +327,11 @@ class Kept(Teacher):
         self.forms, self.shows, self.alone = teacher.forms, teacher.shows, teacher.alone
         self.student_tokenizer, self.onto, self.texts, self.ends = student_tokenizer, onto, texts, ends
 
+    @property
+    def own(self) -> Teacher:
+        """The teacher as it reads its own tokens."""
+        return self.inner
+
     def placed(self, place: Callable[[Model], Model]) -> Teacher:
         """The same with the teacher's networks where training wants them."""
         return Kept(self.inner.placed(place), self.student_tokenizer, self.onto, self.texts, self.ends)
