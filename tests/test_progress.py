@@ -182,7 +182,7 @@ def test_a_teacher_that_says_how_long_it_takes(monkeypatch, llama):
     for options, line in (({}, "… about 20 seconds"), ({"weight": 3}, "… about 30 seconds")):
         console = plain()
         settings = parse({"data": data, "teacher": {"name": "of_mine:slow", **options}, "student": "random"})
-        assert load_teacher(settings, console).model is llama
+        assert load_teacher(settings.teacher, console).model is llama
         assert shown(console) == f"Loading the teacher {line}\n"
 
 
