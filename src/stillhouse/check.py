@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse import recipe
-from stillhouse.errors import Problem, RecipeError, StillhouseError
+from stillhouse.errors import ModelError, Problem, RecipeError, StillhouseError, fail
 from stillhouse.find import check_options, find
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def check(settings: recipe.Recipe) -> None:
         problems.append(
             Problem("data.sampler", what, "Take a teacher that answers while training, or leave data.sampler out.")
         )
+    problems += class_problems(settings.data)
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -89,6 +90,21 @@ def check(settings: recipe.Recipe) -> None:
     if problems:
         unique = list(dict.fromkeys(problems))
         raise RecipeError(*unique)
+
+
+def class_problems(section: recipe.Data) -> list[Problem]:
+    """What is wrong with a corpus of labelled texts, before it is read."""
+    problems = []
+    for i, source in enumerate(section.sources):
+        if recipe.classes_of(source) != section.classes:
+            what = "has other classes than the first source, or only one of the two has any"
+            problems.append(Problem(f"data.sources.{i}.format", what, "Give all sources the same classes in one order."))
+    if section.classes and section.sampler is not None:
+        what = "lets the student write, and a classifier writes nothing"
+        problems.append(Problem("data.sampler", what, "Leave it out."))
+    if len(set(section.classes)) != len(section.classes):
+        problems.append(Problem("data.sources.0.format.classes", "names a class twice", "Name each once."))
+    return problems
 
 
 def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, str]]:
@@ -218,9 +234,42 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
     from stillhouse import student, teacher
 
     made = [teacher.load(settings.teacher, empty=True).model]
-    for section in (*(stage.student for stage in settings.stages), settings.student):
-        made.append(student.build(section, made[-1], empty=True))
+    for part in (*(settings.stage(i) for i in range(len(settings.stages))), settings):
+        made.append(student.build(part.student, made[-1], empty=True, classes=part.data.classes))
+        match_classes(part, made[-1])
     return made
+
+
+def match_classes(settings: recipe.Recipe, pupil: Model) -> None:
+    """Refuse a student whose outcomes are not what the data is labelled with.
+
+    Args:
+        settings: the recipe.
+        pupil: the student; may be empty.
+
+    Raises:
+        ModelError: it is a classifier and the data has no classes, or the other way round, or they are other ones; or a block
+            has more positions than it has.
+
+    """
+    classes = settings.data.classes
+    if classes and not pupil.classifies:
+        what = "says next tokens, and the data has classes"
+        way_out = "Make the teacher a classifier in a first stage: student {name: classifier}, objective {alpha: 0}."
+        raise fail(ModelError, "student", what, way_out)
+    if pupil.classifies and not classes:
+        what = "says classes, and the data has none"
+        way_out = "Give the sources a format with classes: {name: labelled, classes: [negative, positive]}."
+        raise fail(ModelError, "student", what, way_out)
+    if not classes:
+        return
+    if pupil.outcomes != len(classes):
+        what = f"has {pupil.outcomes} classes, and the data {len(classes)}"
+        raise fail(ModelError, "student", what, "Adapt the teacher to the data's classes in a first stage.")
+    most = getattr(pupil.config, "max_position_embeddings", None)
+    if most is not None and settings.data.block > most - pupil.first_position:
+        what = f"is {settings.data.block}, and the student has {most - pupil.first_position} positions"
+        raise fail(ModelError, "data.block", what, f"Set data.block={most - pupil.first_position} or less.")
 
 
 def check_sizes(settings: recipe.Recipe) -> None:
@@ -231,7 +280,7 @@ def check_sizes(settings: recipe.Recipe) -> None:
         ModelError: a student cannot be made.
 
     """
-    sizes = [model.parameters_count for model in models_of(settings)]
+    made = models_of(settings)
     names = [*(f"stages.{i} ({stage.name})" for i, stage in enumerate(settings.stages)), "student"]
     problems = [
         Problem(
@@ -239,8 +288,9 @@ def check_sizes(settings: recipe.Recipe) -> None:
             f"has {mine:,} parameters, more than the {theirs:,} of who teaches it",
             "Let the sizes of the stages fall from the teacher to the student.",
         )
-        for where, theirs, mine in zip(names, sizes, sizes[1:], strict=False)
-        if mine > theirs
+        for where, master, pupil in zip(names, made, made[1:], strict=False)
+        for theirs, mine in [(master.parameters_count, pupil.parameters_count)]
+        if mine > theirs and (master.classifies or not pupil.classifies)  # a head for classes is more than none
     ]
     if problems:
         raise RecipeError(*problems)
@@ -284,7 +334,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
 def _operations(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
     """Multiply-adds of training a student, and its control."""
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
-    heads = [m.head_layer.weight.numel() for m in (master, pupil)]
+    heads = [0 if m.bare else m.head_layer.weight.numel() for m in (master, pupil)]
     learn = 3.0 * (bodies[1] + heads[1])
     distil = learn + bodies[0] + heads[0]
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -32,13 +34,14 @@ from stillhouse import attention
 from stillhouse.errors import ModelError, fail
 from stillhouse.packages import PREFIX, inside_package
 from stillhouse.types import Attended, Batch, Head
+from stillhouse.vocabulary import pools_first
 
 
 class Model(nn.Module):
     """A transformers model with its tokenizer, seen as trunk + head.
 
     Args:
-        network: a causal language model, or a sequence classifier whose last layer is linear.
+        network: a causal language model, a sequence classifier whose last layer is linear, or an encoder without a head.
         tokenizer: what its token ids mean.
         name: what people call it.
 
@@ -66,15 +69,33 @@ class Model(nn.Module):
         return self.network.base_model  # type: ignore[no-any-return]
 
     @property
+    def bare(self) -> bool:
+        """Whether it is a trunk alone, which says nothing yet."""
+        return self.network.base_model is self.network
+
+    @property
+    def classifies(self) -> bool:
+        """Whether its outcomes are classes of whole texts, not next tokens."""
+        return type(self.network).__name__.endswith("ForSequenceClassification")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in their order, as its configuration has them."""
+        names: dict[int, str] = self.config.id2label
+        return tuple(names[index] for index in range(self.outcomes))
+
+    @property
     def head_layer(self) -> nn.Linear:
         """The last linear layer."""
         layer = self.network.get_output_embeddings() or getattr(self.network, "score", None)
+        layer = layer or getattr(self.network, "classifier", None)
+        layer = getattr(layer, "out_proj", layer)  # of a head with a layer of its own before the last
         if not isinstance(layer, nn.Linear):
             raise fail(
                 ModelError,
                 self.name,
                 f"a {type(self.network).__name__} has no linear last layer that is known here",
-                "Use a causal language model (AutoModelForCausalLM).",
+                "Use a causal language model, or adapt it to classes first: a student {name: classifier} with alpha: 0.",
             )
         return layer
 
@@ -94,7 +115,7 @@ class Model(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The repeated blocks, first to last."""
-        for path in ("layers", "h", "encoder.layer", "decoder.layers"):
+        for path in ("layers", "h", "encoder.layer", "transformer.layer", "decoder.layers"):
             found: Any = self.trunk
             for part in path.split("."):
                 found = getattr(found, part, None)
@@ -107,12 +128,18 @@ class Model(nn.Module):
         """Parameters, each storage counted once (tied embeddings are one)."""
         return sum(p.numel() for p in {id(p): p for p in self.network.parameters()}.values())
 
+    @property
+    def first_position(self) -> int:
+        """The number of a document's first position: RoBERTa counts from behind the one of its padding."""
+        padding = getattr(getattr(self.trunk, "embeddings", None), "padding_idx", None)
+        return 0 if padding is None else int(padding) + 1
+
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
         self.compute_dtype = dtype
 
     def forward(self, batch: Batch, want: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Hidden states before the head, [N, H] float32, at the positions that count.
+        """What the head is given at the positions that count, [N, H] float32: the hidden states, pooled in a classifier.
 
         Args:
             batch: documents back to back.
@@ -131,17 +158,20 @@ class Model(nn.Module):
             if "attention" in want:
                 assert self.packs, f"{self.name} does not show what it attends with"
                 extra["seen"] = seen
+            types_P = self._token_types(batch)
             if self.packs:
+                extra |= {} if types_P is None else {"token_type_ids": types_P[None]}
                 out = self.trunk(
                     input_ids=batch.input_ids_P[None],
-                    position_ids=batch.position_ids_P[None],
+                    position_ids=batch.position_ids_P[None] + self.first_position,
                     use_cache=False,
                     borders=batch.borders_D1,
                     **extra,
                 )
                 rows: Any = 0
             else:
-                ids_DL, mask_DL = _rows(batch)
+                mask_DL, ids_DL, *types_DL = _rows(batch, [batch.input_ids_P, *([] if types_P is None else [types_P])])
+                extra |= {"token_type_ids": each_DL for each_DL in types_DL}
                 out = self.trunk(input_ids=ids_DL, attention_mask=mask_DL.long(), use_cache=False, **extra)
                 rows = mask_DL
         hidden_PH = out.last_hidden_state[rows]
@@ -150,7 +180,37 @@ class Model(nn.Module):
             layers["hidden"] = [x[rows] for x in out.hidden_states[1:]]
         if "attention" in want:
             layers["attention"] = list(seen.values())
-        return hidden_PH.index_select(0, batch.select_N).float(), layers
+        return self._pooled(hidden_PH.index_select(0, batch.select_N).float()), layers
+
+    def _pooled(self, hidden_NH: Tensor) -> Tensor:
+        """What a classifier makes of its hidden states before its last layer; load compares it with the network's own."""
+        network: Any = self.network
+        last = getattr(network, "classifier", None)
+        if not self.classifies or last is None:  # decoders have nothing in between
+            return hidden_NH
+        if hasattr(last, "out_proj"):  # RoBERTa
+            hidden_NH = torch.tanh(last.dense(last.dropout(hidden_NH)))
+            return last.dropout(hidden_NH)  # type: ignore[no-any-return]
+        if hasattr(network, "pre_classifier"):  # DistilBERT
+            return network.dropout(torch.relu(network.pre_classifier(hidden_NH)))  # type: ignore[no-any-return]
+        pooler = getattr(self.trunk, "pooler", None)
+        if pooler is not None:  # BERT
+            hidden_NH = network.dropout(pooler.activation(pooler.dense(hidden_NH)))
+        return hidden_NH
+
+    def _token_types(self, batch: Batch) -> Tensor | None:
+        """0 in the first text of a pair and 1 in the second, [P], for those that read the two apart; None for others.
+
+        The second text begins behind the first separator, which no text can hold: there it is letters.
+        """
+        separator = self.tokenizer.sep_token_id
+        apart = "token_type_ids" in self.tokenizer.model_input_names and separator is not None
+        if not apart or getattr(self.config, "type_vocab_size", 0) < 2:
+            return None
+        ends_P = (batch.input_ids_P == separator).long()
+        before_P = ends_P.cumsum(0) - ends_P
+        first_P = torch.arange(len(ends_P), device=ends_P.device) - batch.position_ids_P
+        return (before_P - before_P[first_P]).clamp(max=1)
 
     @contextmanager
     def generating(self) -> Iterator[PreTrainedModel]:
@@ -183,16 +243,17 @@ def _is_attention_only(network: PreTrainedModel) -> bool:
     )
 
 
-def _rows(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Documents as padded rows: ids [D, longest] and which are real, for models that cannot take them back to back."""
+def _rows(batch: Batch, columns_P: list[Tensor]) -> list[Tensor]:
+    """Documents as padded rows [D, longest], for models that cannot take them back to back: which are real, each column."""
     starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
     longest = max(b - a for a, b in zip(starts, stops, strict=True))
-    ids_DL = batch.input_ids_P.new_zeros(len(starts), longest)
-    mask_DL = torch.zeros_like(ids_DL, dtype=torch.bool)
+    mask_DL = torch.zeros(len(starts), longest, dtype=torch.bool, device=batch.input_ids_P.device)
+    rows = [column_P.new_zeros(len(starts), longest) for column_P in columns_P]
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        ids_DL[row, : stop - start] = batch.input_ids_P[start:stop]
         mask_DL[row, : stop - start] = True
-    return ids_DL, mask_DL
+        for column_DL, column_P in zip(rows, columns_P, strict=True):
+            column_DL[row, : stop - start] = column_P[start:stop]
+    return [mask_DL, *rows]
 
 
 # -- loading ------------------------------------------------------------------------------------------------------------
@@ -211,12 +272,15 @@ def load(
 ) -> Model:
     """Load a model and its tokenizer in float32, from a folder, an installed package or the hub.
 
+    What it is follows from its configuration: a sequence classifier, an encoder (whose head for masked words, if any, is
+    left out: nothing here is taught by it), else a causal language model.
+
     Args:
         model: a folder, ``pkg:NAME`` of an installed package, or a hub id.
         revision: of the hub id.
         trust_remote_code: run code that lies beside the weights.
         gguf_file: a GGUF file's name inside ``model``.
-        classes: load a sequence classifier of so many classes instead of a language model.
+        classes: load a sequence classifier of so many classes whatever the configuration says.
         name: what to call it; from the folder or hub id if not given.
         where: the recipe key to name in errors.
         empty: only the shapes, no weights: parameters lie on the meta device.
@@ -245,27 +309,40 @@ def load(
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     common |= {"revision": revision} if revision else {}
     common |= {"gguf_file": gguf_file} if gguf_file else {}
-    kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(model, **common)
             tokenizer = AutoTokenizer.from_pretrained(model, **common)
+            kind = AutoModelForSequenceClassification if classes else _kind_of(config)
             if empty:
                 with torch.device("meta"):
                     network = kind.from_config(config, trust_remote_code=trust_remote_code)
             else:
                 safe = {} if gguf_file else {"use_safetensors": True}
                 labels = {"num_labels": classes} if classes else {}
-                network = kind.from_pretrained(model, dtype=torch.float32, **safe, **labels, **common)
+                network, found = kind.from_pretrained(
+                    model, dtype=torch.float32, output_loading_info=True, **safe, **labels, **common
+                )
+                if kind is AutoModel and any(name.startswith("pooler.") for name in found["missing_keys"]):
+                    network.pooler = None  # as the file has none; a classifier begins with a fresh one
         except Exception as error:
             raise _explain(error, model, where, local, gguf_file) from error
     _shed_quantization(network)
     if local and gguf_file is None:
         _check_rope(folder, network.config, where)
     loaded = Model(network, tokenizer, name or folder.name or model)
-    if not empty:
+    if not empty and not loaded.bare:
         _check_head(loaded, where)
     return loaded
+
+
+def _kind_of(config: PreTrainedConfig) -> Any:
+    """Which of transformers' families of classes a configuration names."""
+    named = next(iter(config.architectures or []), "")
+    if named.endswith("ForSequenceClassification"):
+        return AutoModelForSequenceClassification
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and named.endswith(("Model", "ForMaskedLM", "ForPreTraining"))
+    return AutoModel if encoder else AutoModelForCausalLM
 
 
 def load_tokenizer(model: str, *, where: str = "tokenizer") -> PreTrainedTokenizerBase:
@@ -354,8 +431,11 @@ def _shed_quantization(network: PreTrainedModel) -> None:
 @torch.no_grad()
 def _check_head(model: Model, where: str) -> None:
     """Refuse a model whose logits are not its head applied to its trunk: the mathematics here would be wrong for it."""
-    ids = torch.arange(4)
-    batch = Batch(ids, ids, (0, 4), ids, ids, torch.ones(4), torch.zeros(4, dtype=torch.int64))
+    special = {*model.tokenizer.all_special_ids, getattr(model.config, "pad_token_id", None)}
+    rows = model.network.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor(([i for i in range(rows) if i not in special] or [0])[:4])  # paddings would not be read
+    position = torch.arange(len(ids))
+    batch = Batch(ids, position, (0, len(ids)), position, position, torch.ones(len(ids)), torch.zeros_like(ids))
     was = model.training
     model.eval()
     hidden_NH, _ = model(batch)
@@ -363,7 +443,7 @@ def _check_head(model: Model, where: str) -> None:
     with model.generating() as network:
         theirs = network(input_ids=ids[None], use_cache=False).logits[0]
     model.train(was)
-    ours = ours if theirs.ndim == 2 else ours[-1]
+    ours = ours if theirs.ndim == 2 else ours[0 if pools_first(model.tokenizer) else -1]
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-2):
         raise fail(
             ModelError,

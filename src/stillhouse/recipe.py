@@ -65,7 +65,14 @@ class Source(Strategy):
     """Where records come from, and how each is read: ``{name: jsonl, path: chats.jsonl, format: chat}``."""
 
     format: Strategy = Strategy(name="text")
-    """How a record becomes tokens, and which of them carry loss: text, prompt_response, chat."""
+    """How a record becomes tokens, and which of them carry loss: text, prompt_response, chat, labelled."""
+
+
+def classes_of(source: Source) -> tuple[str, ...]:
+    """Names of the classes that a source's format labels texts with, in order; a number stands for its numbers from 0."""
+    named = source.format.options.get("classes", ())
+    listed = range(named) if isinstance(named, int) else named
+    return tuple(map(str, listed)) if isinstance(listed, list | tuple | range) else ()
 
 
 class Data(Section):
@@ -87,6 +94,11 @@ class Data(Section):
     """Whose words, in what proportion: a strategy of the kind sampler, such as student_text; all of the data if not given."""
     seed: int = 0
     """Of the shuffle and of the choice of held-out documents."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that texts are labelled with, in order; none where next tokens are the labels."""
+        return classes_of(self.sources[0])
 
 
 class Teacher(Strategy):
@@ -222,7 +234,7 @@ class Evaluate(Section):
         Strategy(name="calibration"),
         Strategy(name="benefit"),
     )
-    """Questions asked of the item table, one a file."""
+    """Questions asked of the item table, one a file; of a classifier accuracy instead of performance if none are given."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -231,7 +243,7 @@ class Export(Section):
     """What is written for others to load."""
 
     formats: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (Strategy(name="hf"),)
-    """hf: safetensors, tokenizer and model card for AutoModelForCausalLM."""
+    """hf: safetensors, tokenizer and model card for from_pretrained."""
 
 
 class Report(Section):

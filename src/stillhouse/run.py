@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, check_sizes, costs, match
+from stillhouse.check import check, check_sizes, costs, match, match_classes
 from stillhouse.data.pieces import Pieces
-from stillhouse.data.render import end_token
+from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
 from stillhouse.evaluate import judge
@@ -33,6 +33,7 @@ from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
 from stillhouse.teacher import Teacher, align
+from stillhouse.teacher.classes import of_classes
 from stillhouse.teacher.kept import kept, kept_ids
 from stillhouse.teacher.quality import Quality, quality
 from stillhouse.trainer import distributed
@@ -293,7 +294,10 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
 
         left = measuring_seconds(settings.student, master) if console else None
         with timed(console, "Making the student", left):
-            pupil = student.build(settings.student, master.model, settings.trainer.seed, sample=sample)
+            pupil = student.build(
+                settings.student, master.model, settings.trainer.seed, sample=sample, classes=settings.data.classes
+            )
+            match_classes(settings, pupil)
             with atomic_folder(place) as building:
                 pupil.save(building)
 
@@ -329,6 +333,12 @@ def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: 
         ModelError: the two have other tokens, and this teacher or what the student reads cannot be matched to them.
 
     """
+    if settings.data.classes:
+
+        def read(key: str, of: Any) -> list[int]:
+            return read_whole([text_of(key)], of, settings.data.block)[0][0]
+
+        return of_classes(master, tokenizer, settings.data.classes, read)
     found = compare_vocabularies(tokenizer, master.tokenizer)
     if found.comparable or not master.forms:
         return master
@@ -435,10 +445,11 @@ def tell_quality(found: Quality | None, say: Callable[..., None]) -> None:
     """Tell how good the teacher is, and warn where it is no good."""
     if found is None:
         return
-    say(f"The teacher on {found.positions:,} held-out tokens: {found}", highlight=False)
+    what = "texts" if found.classes else "tokens"
+    say(f"The teacher on {found.positions:,} held-out {what}: {found}", highlight=False)
     if not found.useful:
         say(
-            "[yellow]Note:[/] the teacher knows this text no better than token counts do: a student can learn little from it. "
+            "[yellow]Note:[/] the teacher knows this text no better than label counts do: a student can learn little from it. "
             "Fine-tune the teacher on such text first, or lower objective.alpha.",
             highlight=False,
         )

@@ -76,6 +76,11 @@ def compare_vocabularies(student_tokenizer: Any, teacher_tokenizer: Any) -> Comp
     return Comparison("permuted" if permuted else "different", len(ours), len(theirs), shared, example)
 
 
+def pools_first(tokenizer: Any) -> bool:
+    """Whether a classifier reads what it says of a text off its first token, made for that, and not off its last."""
+    return tokenizer.cls_token_id is not None
+
+
 def shared_ids(student_tokenizer: Any, teacher_tokenizer: Any) -> tuple[_Ints, _Ints]:
     """Ids of the tokens with equal bytes in both vocabularies: the student's [M], rising, and the teacher's [M].
 

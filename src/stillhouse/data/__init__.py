@@ -24,7 +24,7 @@ import numpy as np
 
 from stillhouse.data import pace
 from stillhouse.data.reading import Record
-from stillhouse.data.render import NO_LOSS, Rendered, end_token, fit, tokenise
+from stillhouse.data.render import NO_LOSS, PAIR, Example, Rendered, classified, end_token, fit, tokenise
 from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
@@ -103,7 +103,7 @@ def prepare(
         RecipeError: an option of a source or format is wrong.
     """
     folder = Path(folder)
-    end = end_token(tokenizer, section.end_token)
+    end = None if section.classes else end_token(tokenizer, section.end_token)
     readers = _readers(section, teacher)
     made_of = _made_of(section, readers, tokenizer, end)
     facts = _facts_if_same(folder, made_of)
@@ -134,10 +134,10 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: in
     texts: dict[bytes, str] = {}
     read = 0
     for _, rendered in _rendered(ready, tokenizer):
-        key = hashlib.blake2b(rendered.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key = hashlib.blake2b(rendered.content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if rendered.text and _share(key, section.seed) >= section.validation * 2.0**64:
-            texts[key] = rendered.text
-            read += len(rendered.text)
+            texts[key] = rendered.content.replace(PAIR, " ")
+            read += len(rendered.content)
         if read >= characters or len(texts) >= (section.max_documents or len(texts) + 1):
             break
     if not texts:
@@ -160,7 +160,7 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
     return readers
 
 
-def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int) -> dict[str, Any]:
+def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int | None) -> dict[str, Any]:
     """All that the arrays depend on, as plain values."""
     code, files = {}, []
     for reader in readers:
@@ -205,7 +205,7 @@ def _remove_leftovers(folder: Path) -> None:
 class _Builder:
     """Tokenises batches of documents and appends them to the arrays."""
 
-    def __init__(self, section: Data, tokenizer: Any, end: int, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, section: Data, tokenizer: Any, end: int | None, folder: Path, stack: ExitStack) -> None:
         self.section, self.tokenizer, self.end = section, tokenizer, end
         self.columns = {n: stack.enter_context(Column(folder / f"{n}.npy", d)) for n, d in COLUMNS.items()}
         self.counts = dict.fromkeys(
@@ -216,6 +216,7 @@ class _Builder:
                 "prompts_dropped",
                 "without_loss_dropped",
                 "responses_truncated",
+                "texts_truncated",
             ),
             0,
         )
@@ -235,7 +236,7 @@ class _Builder:
             self.counts["empty"] += 1
             return
         try:
-            key = hashlib.blake2b(rendered.text.encode(), digest_size=16).digest()
+            key = hashlib.blake2b(rendered.content.encode(), digest_size=16).digest()
         except UnicodeEncodeError as error:
             what = f"has half of a surrogate pair at character {error.start}, which is no text"
             raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
@@ -244,7 +245,7 @@ class _Builder:
             return
         self.seen.add(key)
         self.waiting.append((where, key, rendered))
-        self.characters += len(rendered.text)
+        self.characters += len(rendered.content)
         if len(self.waiting) >= _BATCH_DOCUMENTS or self.characters >= _BATCH_CHARACTERS:
             self.flush()
 
@@ -255,7 +256,7 @@ class _Builder:
         texts: list[bytes] = []
         written: dict[str, list[Any]] = {"inputs": [], "labels": [], "bytes": []}
         start = self.columns["inputs"].length
-        examples = tokenise([r for _, _, r in self.waiting], self.tokenizer, self.end) if self.waiting else []
+        examples = self._tokenised([r for _, _, r in self.waiting])
         for (where, key, rendered), example in zip(self.waiting, examples, strict=True):
             if most is not None and self.documents + len(rows) >= most:
                 break
@@ -277,10 +278,11 @@ class _Builder:
                     continue
                 example = fitting
                 self.counts["responses_truncated"] += truncated
+            self.counts["texts_truncated"] += example.truncated
             loss = example.labels != NO_LOSS
             for name, parts in written.items():
                 parts.append(getattr(example, name))
-            texts.append(rendered.text.encode())
+            texts.append(rendered.content.encode())
             length = len(example.inputs)
             rows.append(
                 (
@@ -304,6 +306,13 @@ class _Builder:
             self.columns["text_ends"].append(ends)
         self.waiting, self.characters = [], 0
 
+    def _tokenised(self, batch: list[Rendered]) -> list[Example]:
+        if not batch:
+            return []
+        if self.end is None:
+            return classified(batch, self.tokenizer, self.section.block)
+        return tokenise(batch, self.tokenizer, self.end)
+
 
 def _share(key: bytes, seed: int) -> int:
     """A number of 64 bits that is as good as random."""
@@ -313,7 +322,7 @@ def _share(key: bytes, seed: int) -> int:
 
 
 def _build(
-    section: Data, readers: list[_Reader], tokenizer: Any, end: int, folder: Path, progress: Report
+    section: Data, readers: list[_Reader], tokenizer: Any, end: int | None, folder: Path, progress: Report
 ) -> dict[str, Any]:
     began = reported = time.monotonic()
     with ExitStack() as stack:
@@ -349,7 +358,7 @@ def _build(
         "documents": len(documents),
         "train": _side_facts(documents[~documents["validation"]]),
         "validation": _side_facts(documents[documents["validation"]]),
-        "end_token": tokenizer.convert_ids_to_tokens(end),
+        "end_token": None if end is None else tokenizer.convert_ids_to_tokens(end),
         "seconds": round(time.monotonic() - began, 3),
         "lengths": {name: c.length for name, c in builder.columns.items()},
     }

@@ -1,7 +1,8 @@
 """From text to inputs and labels: tokenised once, shifted once; here and nowhere else.
 
 A format turns a record into ``Rendered``: one text and the spans of it that carry loss. This module tokenises the text
-whole, so no token depends on where a format thought a border was, and finds the tokens of a span by their offsets.
+whole, so no token depends on where a format thought a border was, and finds the tokens of a span by their offsets. A text
+with a class has its one label where its tokenizer gives a class a place, and no shift.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.errors import DataError, ModelError, did_you_mean, fail
-from stillhouse.vocabulary import encode
+from stillhouse.vocabulary import encode, pools_first
 
 NO_LOSS = -1
 """In place of a label that carries no loss."""
+
+PAIR = "\x1e"
+"""Stands between the two texts of a pair where they are kept as one (U+001E, the record separator)."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,21 @@ class Rendered:
         whole: never cut: an example of prompt and answer, which cannot begin in the middle.
         special: the text brings its own special tokens. If so, they are read as tokens and the tokenizer adds none; if
             not, the text is data: ``<|im_end|>`` in it is eight letters, and the tokenizer adds what it always adds.
+        pair: a second text that the label is of too.
+        label: number of the class; None where next tokens are the labels.
     """
 
     text: str
     loss_spans: list[tuple[int, int]] | None = None
     whole: bool = False
     special: bool = False
+    pair: str | None = None
+    label: int | None = None
+
+    @property
+    def content(self) -> str:
+        """All that it is tokenised from: the text, or both texts."""
+        return self.text if self.pair is None else self.text + PAIR + self.pair
 
 
 @dataclass(frozen=True)
@@ -48,12 +61,14 @@ class Example:
         bytes: UTF-8 bytes of the text that each next token adds, 0 for the end token; uint32. With the bytes of the
             first token, ``first_bytes``, they add up to the bytes of the text.
         first_bytes: bytes of the token that is nobody's label.
+        truncated: of a text with a class, whether its end was cut off.
     """
 
     inputs: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     bytes: npt.NDArray[np.uint32]
     first_bytes: int
+    truncated: bool = False
 
 
 def value_of(record: Mapping[str, Any], field: str, kind: type, option: str) -> Any:
@@ -147,6 +162,45 @@ def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Exampl
         for i, ids, offsets, added in zip(rows, *columns, strict=True):
             examples[i] = _example(batch[i], ids, offsets, added, end, tokenizer)
     return [e for e in examples if e is not None]
+
+
+def classified(batch: Sequence[Rendered], tokenizer: Any, block: int) -> list[Example]:
+    """Tokenise texts that have a class, and put it where the tokenizer gives it a place.
+
+    Args:
+        batch: texts with their labels, none empty.
+        tokenizer: a fast tokenizer.
+        block: tokens of the longest example.
+    """
+    examples = []
+    for rendered, (ids, truncated) in zip(batch, read_whole([r.content for r in batch], tokenizer, block), strict=True):
+        assert rendered.label is not None
+        labels = np.full(len(ids), NO_LOSS, dtype=np.int32)
+        if ids:
+            labels[0 if pools_first(tokenizer) else -1] = rendered.label
+        nothing = np.zeros(len(ids), dtype=np.uint32)
+        examples.append(Example(np.asarray(ids, dtype=np.int32), labels, nothing, 0, truncated))
+    return examples
+
+
+def read_whole(contents: Sequence[str], tokenizer: Any, longest: int) -> list[tuple[list[int], bool]]:
+    """Token ids of texts or pairs as a classifier reads them, and whether the end of one was cut off.
+
+    Args:
+        contents: each as ``Rendered.content``.
+        tokenizer: a fast tokenizer.
+        longest: how many tokens are read; what the tokenizer adds stays.
+    """
+    found = []
+    for content in contents:
+        texts = content.split(PAIR, 1)
+        settings = {"split_special_tokens": True, "verbose": False, "return_token_type_ids": False}
+        ids = tokenizer(*texts, **settings)["input_ids"]
+        truncated = len(ids) > longest
+        if truncated:
+            ids = tokenizer(*texts, truncation=True, max_length=longest, **settings)["input_ids"]
+        found.append((ids, truncated))
+    return found
 
 
 def _example(

@@ -33,12 +33,12 @@ def collect(
     section: recipe.Report,
     console: Console | None = None,
 ) -> None:
-    """Run the models over held-out text and let them write; one item table, one file of samples.
+    """Run the models over held-out text and let them write; one item table, one file of samples (empty of classifiers).
 
     Args:
         folder: the run's.
         batches: held-out micro-batches, each with the UTF-8 bytes of its labels.
-        counts_V: how often each token was a label in training: the unigram floor.
+        counts_V: how often each outcome was a label in training: the unigram floor.
         teacher: whose distributions all others are compared with.
         loaders: role → what loads its model, of all others.
         end: a tokenizer → the id of the token that ends a text.
@@ -65,8 +65,10 @@ def collect(
     if not teacher.forms:
         del writers["teacher"]
     speaks = None if teacher.alone else teacher.own.signal
-    with bar(console, "Writing samples", len(section.prompts) * len(writers), "texts") as tick:
-        written = samples(section.prompts, writers, section.new_tokens, end, tick, speaks)
+    written = []
+    if not any(model.classifies for model in writers.values()):
+        with bar(console, "Writing samples", len(section.prompts) * len(writers), "texts") as tick:
+            written = samples(section.prompts, writers, section.new_tokens, end, tick, speaks)
     write_json(folder / "samples.json", written)
     write_json(folder / "evaluation" / "models.json", facts)
 
@@ -82,6 +84,8 @@ def judge(folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float]) -
     items = records.read(folder / "evaluation" / "items.parquet")
     findings = []
     measures = settings.evaluate.measures
+    if settings.data.classes and measures == recipe.Evaluate().measures:
+        measures = (recipe.Strategy(name="accuracy"), *measures[1:])
     if settings.evaluate.direct and "route" not in [each.name for each in measures]:
         measures = (*measures, recipe.Strategy(name="route"))
     for index, strategy in enumerate(measures):

@@ -76,7 +76,7 @@ def read(
 
     Args:
         batches: micro-batches, each with the UTF-8 bytes of its labels.
-        counts_V: how often each token was a label in training.
+        counts_V: how often each outcome was a label in training.
         teacher: whose distributions all others are compared with.
         tick: called with the number of positions after each batch.
 
@@ -98,8 +98,8 @@ def read(
         key=keys,
         position=_positions(document),
         label=label,
-        bytes=length,
-        roles={"floor": Scores(nll=unigram_nll(counts_V, label))},
+        bytes=length if length.any() else None,  # a class is no text
+        roles={"floor": Scores(unigram_nll(counts_V, label), correct=(label == counts_V.argmax()).astype(np.float64))},
     )
     text = HeldOut(kept, signals, items)
     if not teacher.forms:

@@ -165,7 +165,8 @@ class Shape:
     @classmethod
     def of(cls, model: Model) -> Shape:
         """A model's."""
-        return cls(len(model.layers), model.head_layer.weight.shape[1])
+        width = model.config.hidden_size if model.bare else model.head_layer.weight.shape[1]
+        return cls(len(model.layers), width)
 
 
 class Learner(nn.Module):

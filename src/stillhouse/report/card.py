@@ -50,7 +50,7 @@ def front_matter(run: Run) -> dict[str, Any]:
     if _HUB_ID.fullmatch(teacher) and not teacher.endswith(".gguf") and not Path(teacher).exists():
         out["base_model"] = teacher
     out["library_name"] = "transformers"
-    out["pipeline_tag"] = "text-generation"
+    out["pipeline_tag"] = "text-classification" if run.classes else "text-generation"
     out["tags"] = ["stillhouse", "distillation", "knowledge-distillation"]
     return out
 
@@ -67,7 +67,8 @@ def _licence(run: Run) -> str | None:
 
 def _what(view: page.Page) -> str:
     size = next((t for t in view.tiles if t.label == "Size" and not t.missing), None)
-    text = f"A language model distilled from **{escape_markdown(view.teacher)}** with Stillhouse."
+    kind = f"A classifier of texts into {len(view.run.classes)} classes" if view.run.classes else "A language model"
+    text = f"{kind} distilled from **{escape_markdown(view.teacher)}** with Stillhouse."
     if size:
         text += f" It is {size.big} ({escape_markdown(size.small)})."
     return f"{text}\n\n**Verdict: {escape_markdown(view.verdict.word)}.** {escape_markdown(f'{view.sentence} {view.more}')}"
@@ -134,6 +135,13 @@ def _limits(view: page.Page) -> list[str]:
 
 
 def _loading(run: Run) -> str:
+    if run.classes:
+        return """```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "student")  # this folder, or the model's id on the hub
+print(classify("A text."))
+```"""
     prompts = run.samples[0].get("prompt") if run.samples else None
     prompt = prompts if isinstance(prompts, str) and prompts.isascii() and len(prompts) < 80 else "Once upon a time"
     prompt = prompt if re.fullmatch(r"[A-Za-z0-9 ,.?!'-]+", prompt) else "Once upon a time"

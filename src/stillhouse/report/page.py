@@ -371,7 +371,7 @@ def tiles(run: Run) -> list[Tile]:
     """The six numbers of the header."""
     judge = f"stillhouse evaluate {run.shown_folder}"
     wanted = (
-        ("Kept of the teacher's skill", "performance", r"kept|retention"),
+        ("Kept of the teacher's skill", "accuracy" if run.classes else "performance", r"kept|retention"),
         ("Gain over the control", "benefit", r"control"),
         ("Calibration gap", "calibration", r"confidence − accuracy|gap"),
         ("Distance from the teacher", "fidelity", r"\bKL\b.*(mean|$)"),
@@ -550,6 +550,7 @@ def _curves(run: Run) -> list[Figure]:
     out = []
     terms = terms_of(run)
     dashes = ("", "8 4", "2 3", "10 3 2 3", "4 2")
+    nats = "nats per text" if run.classes else "nats per token"
     series = []
     for role, log in logs.items():
         for i, term in enumerate(["loss", *terms] if role == "student" else terms or ["loss"]):
@@ -559,16 +560,12 @@ def _curves(run: Run) -> list[Figure]:
                 place = i if role == "student" else terms.index(term) + 1 if term in terms else 0
                 series.append(Series(name, points, role, dashes[place % len(dashes)]))
     if series:
-        chart = Chart("line", "Loss while training, term by term", "step", "nats per token", tuple(series))
+        chart = Chart("line", "Loss while training, term by term", "step", nats, tuple(series))
         out.append(charts.figure(chart, "training"))
     hard, soft = _term_name(run, "hard"), _term_name(run, "soft")
     for names, title, unit in (
-        (("nll", hard), "Loss on held-out text", "nats per token"),
-        (
-            ("kl", soft),
-            "Distance from the teacher on held-out text",
-            f"{soft or 'KL'}, nats per token".replace("_", " "),
-        ),
+        (("nll", hard), "Loss on held-out text", nats),
+        (("kl", soft), "Distance from the teacher on held-out text", f"{soft or 'KL'}, {nats}".replace("_", " ")),
     ):
         held = [s for role, log in logs.items() if (s := _held(log, role, names))]
         if held:

@@ -69,6 +69,18 @@ class Run:
         return str(self.recipe.get("name") or self.evaluation.get("run") or self.folder.resolve().name)
 
     @property
+    def classes(self) -> list[str]:
+        """Names of the classes that texts were labelled with; none of a language model."""
+        data = self.recipe.get("data")
+        sources = data.get("sources") if isinstance(data, dict) else None
+        first = sources[0] if isinstance(sources, list) and sources else None
+        form = first.get("format") if isinstance(first, dict) else None
+        named = form.get("classes") if isinstance(form, dict) else None
+        if isinstance(named, int) and not isinstance(named, bool):
+            return [str(number) for number in range(min(named, 10_000))]
+        return [str(name) for name in named] if isinstance(named, list) else []
+
+    @property
     def shown_folder(self) -> str:
         """The folder as commands name it; never a machine's own path."""
         return f"runs/{self.folder.resolve().name}"

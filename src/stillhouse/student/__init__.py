@@ -20,6 +20,7 @@ def build(
     *,
     empty: bool = False,
     sample: Callable[[], list[str]] | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Model:
     """Make the student that a recipe names, from the teacher where it can be; each further builder from what the last made.
 
@@ -29,6 +30,7 @@ def build(
         seed: of fresh weights: the same seed, the same student.
         empty: only its shapes.
         sample: some texts of the training data, for builders that measure on them; asked for only then.
+        classes: of the data, in their order, for builders of classifiers.
 
     Raises:
         ModelError: it cannot be made of this teacher.
@@ -39,7 +41,8 @@ def build(
     for strategy, where in chain(section):
         builder = find("builder", strategy.name, where)
         options = check_options(builder, strategy.options, where)
-        given = {"sample": sample or _no_sample} if "sample" in inspect.signature(builder).parameters else {}
+        possible = {"sample": sample or _no_sample, "classes": classes}
+        given = {name: possible[name] for name in inspect.signature(builder).parameters if name in possible}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             with torch.device("meta" if empty else "cpu"):

@@ -21,11 +21,12 @@ class Quality:
     """A teacher on some text.
 
     Args:
-        positions: next tokens looked at.
-        bits_per_byte: of the true next tokens, by the teacher.
-        floor_bits_per_byte: the same by token counts alone, which read no context.
+        positions: next tokens, or texts with a class, looked at.
+        bits_per_byte: of the true next tokens, by the teacher; of a true class, per text.
+        floor_bits_per_byte: the same by the counts of the labels alone, which read no context.
         confidence: mean probability of the teacher's likeliest token; None where it reads other tokens than the student.
         accuracy: how often that token is the true one; likewise.
+        classes: whether classes of texts are what it was asked for.
 
     """
 
@@ -34,6 +35,7 @@ class Quality:
     floor_bits_per_byte: float
     confidence: float | None = None
     accuracy: float | None = None
+    classes: bool = False
 
     @property
     def useful(self) -> bool:
@@ -42,9 +44,10 @@ class Quality:
 
     def __str__(self) -> str:
         """In a line."""
-        text = f"{self.bits_per_byte:.2f} bits per byte (token counts alone: {self.floor_bits_per_byte:.2f})"
+        unit, one = ("text", "class") if self.classes else ("byte", "token")
+        text = f"{self.bits_per_byte:.2f} bits per {unit} ({one} counts alone: {self.floor_bits_per_byte:.2f})"
         if self.confidence is not None and self.accuracy is not None:
-            text += f", the likeliest token has {self.confidence:.0%} and is right {self.accuracy:.0%} of the time"
+            text += f", the likeliest {one} has {self.confidence:.0%} and is right {self.accuracy:.0%} of the time"
         return text
 
 
@@ -85,8 +88,9 @@ def quality(teacher: Teacher, batches: Iterable[tuple[Batch, object]], counts_V:
                 nll -= float(log_p_NV.gather(-1, labels_N[:, None]).sum())
             confidence += float(top_N.exp().sum())
             right += float((first_N == labels_N).sum())
-    bits = 1.0 / (math.log(2) * max(size, 1.0))
     count = max(positions, 1)
+    classes = size == 0.0  # a class is no text
+    bits = 1.0 / (math.log(2) * (count if classes else size))
     if not teacher.same_outcomes:
         return Quality(positions, nll * bits, floor * bits)
-    return Quality(positions, nll * bits, floor * bits, confidence / count, right / count)
+    return Quality(positions, nll * bits, floor * bits, confidence / count, right / count, classes)

@@ -34,6 +34,7 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
     if items.documents < 2:
         return wording.not_measured("fidelity", _QUESTION, "an interval needs two documents or more")
     n = items.size
+    drafts = items.bytes is not None  # a class is no text that could be drafted
     roles = [role for role in ("student", "control", "direct", "before") if items.has(role, *_NEEDED)]
     estimates: list[Estimate] = []
     means: dict[str, dict[str, Interval]] = {}
@@ -60,22 +61,28 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
             estimate("KL from the teacher, median", role, median, "nats", n),
             estimate("KL from the teacher, 99th percentile", role, tail, "nats", n),
             estimate("same first choice as the teacher", role, agree.scaled(100), "%", n),
-            estimate("acceptance rate", role, accept.scaled(100), "%", n),
-            estimate(f"tokens per check of {draft} drafted", role, _drafted(accept, draft), "tokens", n),
+            estimate("acceptance rate" if drafts else "overlap with the teacher", role, accept.scaled(100), "%", n),
         ]
+        if drafts:
+            estimates.append(
+                estimate(f"tokens per check of {draft} drafted", role, _drafted(accept, draft), "tokens", n)
+            )
         levels = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
         quantiles = np.quantile(kl_N, levels, method="inverted_cdf").tolist()
         tails.append(Series(role, tuple(Point(p * 100, q) for p, q in zip(levels, quantiles, strict=True)), role))
         lines.append(Series(role, tuple(Point(g, t.value, t.low, t.high) for g, t in enumerate(tokens, 1)), role))
 
     of = means["student"]
+    drafted = (
+        f"as a draft model it would have {say(of['accept'].scaled(100), '%')} of its tokens accepted; " if drafts else ""
+    )
+    second = "accepted as draft" if drafts else "overlap of the probabilities"
     return Finding(
         "fidelity",
         _QUESTION,
         "DESCRIPTIVE",
-        f"The student's first choice is the teacher's at {say(of['agree'].scaled(100), '%')} of the positions; as a draft model "
-        f"it would have {say(of['accept'].scaled(100), '%')} of its tokens accepted; its mean KL from the teacher is "
-        f"{say(of['kl'], 'nats')}.",
+        f"The student's first choice is the teacher's at {say(of['agree'].scaled(100), '%')} of the positions; {drafted}its mean KL "
+        f"from the teacher is {say(of['kl'], 'nats')}.",
         "Nearness to the teacher is described and not judged: a student can be near and wrong, or far and right.",
         tuple(estimates),
         (
@@ -89,7 +96,7 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
                         role,
                         tuple(
                             Point(label, m[key].value * 100, m[key].low * 100, m[key].high * 100, n)
-                            for label, key in (("same first choice", "agree"), ("accepted as draft", "accept"))
+                            for label, key in (("same first choice", "agree"), (second, "accept"))
                         ),
                         role,
                     )
@@ -97,11 +104,21 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
                 ),
             ),
             Chart("line", "KL from the teacher: most positions and the tail", "percentile", "nats", tuple(tails)),
-            Chart("line", "Tokens per check of the teacher", "tokens drafted", "tokens expected", tuple(lines)),
+            *(
+                (Chart("line", "Tokens per check of the teacher", "tokens drafted", "tokens expected", tuple(lines)),)
+                if drafts
+                else ()
+            ),
         ),
         (
-            "Measured after the words of the held-out text, not after words the student wrote itself.",
-            "The expected tokens take acceptances as independent of each other.",
+            *(
+                (
+                    "Measured after the words of the held-out text, not after words the student wrote itself.",
+                    "The expected tokens take acceptances as independent of each other.",
+                )
+                if drafts
+                else ()
+            ),
             *(
                 ("The interval of the 99th percentile is too narrow below 30 documents: a tail is seldom seen.",)
                 if items.documents < 30

@@ -14,7 +14,9 @@ from stillhouse.types import Batch
 
 
 def hf(student: Model, folder: Path) -> Path:
-    """Safetensors, tokenizer and configuration for AutoModelForCausalLM.from_pretrained, loaded again and compared.
+    """Safetensors, tokenizer and configuration for from_pretrained, loaded again and compared.
+
+    A language model for AutoModelForCausalLM, a classifier with the names of its classes for AutoModelForSequenceClassification.
 
     Raises:
         RunError: what was written does not give the student's logits bit for bit.
@@ -37,10 +39,11 @@ def hf(student: Model, folder: Path) -> Path:
 @torch.no_grad()
 def largest_difference(one: Model, other: Model) -> float:
     """The largest difference of two models' logits over a few tokens."""
-    length = min(16, one.outcomes)
-    ids = torch.linspace(0, one.outcomes - 1, length).long()
-    position = torch.arange(length)
-    batch = Batch(ids, position, (0, length), position, ids, torch.ones(length), torch.zeros_like(ids))
+    tokens = one.network.get_input_embeddings().weight.shape[0]
+    length = min(16, tokens)
+    ids = torch.linspace(0, tokens - 1, length).long()
+    position, nothing = torch.arange(length), torch.zeros(length, dtype=torch.int64)
+    batch = Batch(ids, position, (0, length), position, nothing, torch.ones(length), nothing)
     logits = []
     for model in (one, other):
         model.eval()
