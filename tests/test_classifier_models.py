@@ -44,7 +44,7 @@ def packed(rows: list[list[int]], first: bool) -> Batch:
     select = borders[:-1] if first else [b - 1 for b in borders[1:]]
     zeros = torch.zeros(len(rows), dtype=torch.int64)
     return Batch(
-        torch.tensor(sum(rows, [])), torch.cat([torch.arange(n) for n in lengths]), tuple(borders), torch.tensor(select),
+        torch.tensor([i for row in rows for i in row]), torch.cat([torch.arange(n) for n in lengths]), tuple(borders), torch.tensor(select),
         zeros, torch.ones(len(rows)), torch.arange(len(rows)),
     )  # fmt: skip
 
@@ -80,9 +80,7 @@ def test_the_second_text_of_a_pair_is_read_apart(packs: bool):
     if not packs:
         model.network.set_attn_implementation("sdpa")
     first, second = zip(*PAIRS, strict=True)
-    encoded = model.tokenizer(
-        list(first), list(second), padding=True, return_tensors="pt", split_special_tokens=True
-    )
+    encoded = model.tokenizer(list(first), list(second), padding=True, return_tensors="pt", split_special_tokens=True)
     assert encoded["token_type_ids"].max() == 1
     rows = [model.tokenizer(a, b, split_special_tokens=True)["input_ids"] for a, b in PAIRS]
     with torch.no_grad():

@@ -98,7 +98,9 @@ def class_problems(section: recipe.Data) -> list[Problem]:
     for i, source in enumerate(section.sources):
         if recipe.classes_of(source) != section.classes:
             what = "has other classes than the first source, or only one of the two has any"
-            problems.append(Problem(f"data.sources.{i}.format", what, "Give all sources the same classes in one order."))
+            problems.append(
+                Problem(f"data.sources.{i}.format", what, "Give all sources the same classes in one order.")
+            )
     if section.classes and section.sampler is not None:
         what = "lets the student write, and a classifier writes nothing"
         problems.append(Problem("data.sampler", what, "Leave it out."))

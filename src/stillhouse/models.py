@@ -170,9 +170,10 @@ class Model(nn.Module):
                 )
                 rows: Any = 0
             else:
-                mask_DL, ids_DL, *types_DL = _rows(batch, [batch.input_ids_P, *([] if types_P is None else [types_P])])
-                extra |= {"token_type_ids": each_DL for each_DL in types_DL}
-                out = self.trunk(input_ids=ids_DL, attention_mask=mask_DL.long(), use_cache=False, **extra)
+                columns = {"input_ids": batch.input_ids_P}
+                columns |= {} if types_P is None else {"token_type_ids": types_P}
+                mask_DL, rows_DL = _rows(batch, columns)
+                out = self.trunk(attention_mask=mask_DL.long(), use_cache=False, **rows_DL, **extra)
                 rows = mask_DL
         hidden_PH = out.last_hidden_state[rows]
         layers: dict[str, list[Any]] = {}
@@ -243,17 +244,17 @@ def _is_attention_only(network: PreTrainedModel) -> bool:
     )
 
 
-def _rows(batch: Batch, columns_P: list[Tensor]) -> list[Tensor]:
+def _rows(batch: Batch, columns: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Documents as padded rows [D, longest], for models that cannot take them back to back: which are real, each column."""
     starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
     longest = max(b - a for a, b in zip(starts, stops, strict=True))
     mask_DL = torch.zeros(len(starts), longest, dtype=torch.bool, device=batch.input_ids_P.device)
-    rows = [column_P.new_zeros(len(starts), longest) for column_P in columns_P]
+    rows = {name: column_P.new_zeros(len(starts), longest) for name, column_P in columns.items()}
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         mask_DL[row, : stop - start] = True
-        for column_DL, column_P in zip(rows, columns_P, strict=True):
-            column_DL[row, : stop - start] = column_P[start:stop]
-    return [mask_DL, *rows]
+        for name, column_P in columns.items():
+            rows[name][row, : stop - start] = column_P[start:stop]
+    return mask_DL, rows
 
 
 # -- loading ------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,11 @@ class World:
             position=self.position,
             label=self.labels,
             bytes=(self.labels % 4 + 1) if bytes_ else None,
-            roles={"teacher": scored(p, p, self.labels), **roles, "floor": Scores(nll=floor)},
+            roles={
+                "teacher": scored(p, p, self.labels),
+                **roles,
+                "floor": Scores(floor, correct=(self.labels == counts.argmax()).astype(float)),
+            },
         )
 
 

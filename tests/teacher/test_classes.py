@@ -28,7 +28,7 @@ def batch_of(tokenizer: Any) -> Batch:
     rows = [read(key, tokenizer) for key in TEXTS]
     borders = [0, *torch.tensor([len(row) for row in rows]).cumsum(0).tolist()]
     return Batch(
-        torch.tensor(sum(rows, [])), torch.cat([torch.arange(len(row)) for row in rows]), tuple(borders),
+        torch.tensor([i for row in rows for i in row]), torch.cat([torch.arange(len(row)) for row in rows]), tuple(borders),
         torch.tensor(borders[1:]) - 1, torch.tensor([0, 1, 2]), torch.ones(3), torch.arange(3), tuple(TEXTS),
     )  # fmt: skip
 

@@ -45,7 +45,9 @@ def of_classes(teacher: Teacher, tokenizer: Any, classes: tuple[str, ...], read:
     same = [name.casefold() for name in theirs] == [name.casefold() for name in classes]
     if len(theirs) != len(classes) or not (same or numbered):
         what = f"has the classes {_some(theirs)}, and the data {_some(classes)}"
-        way_out = "Name the data's classes as the teacher does, in its order, or adapt the teacher to them in a first stage."
+        way_out = (
+            "Name the data's classes as the teacher does, in its order, or adapt the teacher to them in a first stage."
+        )
         raise fail(ModelError, "teacher", what, way_out)
     return teacher if compare_vocabularies(tokenizer, teacher.tokenizer).kind == "same" else Reader(teacher, read)
 

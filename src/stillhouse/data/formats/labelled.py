@@ -42,7 +42,9 @@ def labelled(
             raise fail(DataError, str(field), f"holds the character {PAIR!r}, which parts pairs here", "Take it out.")
     names = [str(number) for number in range(classes)] if isinstance(classes, int) else classes
     value = value_of(record, label, object, "label")
-    return Rendered(texts[0], whole=True, pair=texts[1] if pair is not None else None, label=_index(value, names, label))
+    return Rendered(
+        texts[0], whole=True, pair=texts[1] if pair is not None else None, label=_index(value, names, label)
+    )
 
 
 def _index(value: Any, names: list[str], field: str) -> int:

@@ -59,14 +59,18 @@ def accuracy(items: Items, *, retention: float = 0.9, margin: float = 0.03, seed
     asked = f"{plain(retention * 100)} %"
     if result.verdict == "UNINFORMATIVE":
         seen = "is not clearly better" if result.gap.value < margin else "cannot be shown to be better"
-        sentence = f"The teacher {seen} than saying the commonest class always ({numbers}): there is nothing to compare with."
+        sentence = (
+            f"The teacher {seen} than saying the commonest class always ({numbers}): there is nothing to compare with."
+        )
         reason = (
             f"The teacher is above the floor by {say(result.gap.scaled(100), 'pp')}, from {count(n, 'text')}; the lower bound must "
             f"reach {plain(margin * 100)} pp, and the difference three standard errors."
         )
     else:
         share = with_interval(result.value * 100, result.low * 100, result.high * 100, "%")
-        sentence = f"The student keeps {share} of the teacher's accuracy above the floor ({numbers}); asked for: {asked}."
+        sentence = (
+            f"The student keeps {share} of the teacher's accuracy above the floor ({numbers}); asked for: {asked}."
+        )
         documents = count(result.gap.clusters, "document")
         if result.verdict == "PASS":
             reason = f"It keeps {asked} or more ({wording.p_value(result.p_above)}, {documents})."

@@ -74,7 +74,9 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
 
     of = means["student"]
     drafted = (
-        f"as a draft model it would have {say(of['accept'].scaled(100), '%')} of its tokens accepted; " if drafts else ""
+        f"as a draft model it would have {say(of['accept'].scaled(100), '%')} of its tokens accepted; "
+        if drafts
+        else ""
     )
     second = "accepted as draft" if drafts else "overlap of the probabilities"
     return Finding(
