@@ -211,7 +211,8 @@ class Model(nn.Module):
         ends_P = (batch.input_ids_P == separator).long()
         before_P = ends_P.cumsum(0) - ends_P
         first_P = torch.arange(len(ends_P), device=ends_P.device) - batch.position_ids_P
-        return (before_P - before_P[first_P]).clamp(max=1)
+        types_P: Tensor = (before_P - before_P[first_P]).clamp(max=1)
+        return types_P
 
     @contextmanager
     def generating(self) -> Iterator[PreTrainedModel]:
@@ -291,6 +292,7 @@ def load(
 
     """
     if model.startswith(PREFIX):
+        name = name or model.removeprefix(PREFIX)
         model = str(inside_package(model, "tokenizer.json", where).parent)
     folder = Path(model)
     local = folder.is_dir()

@@ -86,7 +86,8 @@ def _kept(
     items: Items, right: dict[str, FloatArray], threshold: float, margin: float, estimates: list[Estimate]
 ) -> dict[str, Retention]:
     """What each role kept of the teacher's accuracy; with its estimates, and what of the raw ratio."""
-    kept, n, teacher_N = {}, items.size, right["teacher"]
+    kept: dict[str, Retention] = {}
+    n, teacher_N = items.size, right["teacher"]
     for role in (role for role in ("student", "control", "direct", "before") if role in right):
         found = statistics.retention(
             teacher_N, right[role], right["floor"], items.document, threshold=threshold, margin=margin

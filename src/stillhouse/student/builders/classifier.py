@@ -46,4 +46,5 @@ def classifier(teacher: Model, classes: tuple[str, ...]) -> Model:
 def _padding(teacher: Model) -> int | None:
     """The token that fills rows up, which no text ends with."""
     tokenizer = teacher.tokenizer
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    found: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return found
