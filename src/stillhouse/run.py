@@ -445,11 +445,11 @@ def tell_quality(found: Quality | None, say: Callable[..., None]) -> None:
     """Tell how good the teacher is, and warn where it is no good."""
     if found is None:
         return
-    what = "texts" if found.classes else "tokens"
+    what, one = ("texts", "class") if found.classes else ("tokens", "token")
     say(f"The teacher on {found.positions:,} held-out {what}: {found}", highlight=False)
     if not found.useful:
         say(
-            "[yellow]Note:[/] the teacher knows this text no better than label counts do: a student can learn little from it. "
+            f"[yellow]Note:[/] the teacher knows this text no better than {one} counts do: a student can learn little from it. "
             "Fine-tune the teacher on such text first, or lower objective.alpha.",
             highlight=False,
         )

@@ -116,8 +116,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         2,
         "models.py",
-        "return hidden_PH.index_select(0, batch.select_N).float(), layers",
-        "return hidden_PH.index_select(0, (batch.select_N - 1).clamp_min(0)).float(), layers",
+        "return self._pooled(hidden_PH.index_select(0, batch.select_N).float()), layers",
+        "return self._pooled(hidden_PH.index_select(0, (batch.select_N - 1).clamp_min(0)).float()), layers",
         f"{_POSITIONS}::test_trap_02_one_shift_for_labels_and_mask",
     ),
     Patch(
