@@ -114,8 +114,8 @@ def test_the_corpus_has_one_label_a_text_and_finds_the_text_again(tmp_path: Path
     assert seen == len(rows)
     counts = corpus.train.label_counts(2) + corpus.validation.label_counts(2)
     assert counts.tolist() == np.bincount([row["label"] for row in rows]).tolist()
-    texts = data.sample(settings, tokenizer, count=10)
-    assert len(texts) == 10
+    texts = data.sample(settings, tokenizer)
+    assert len(texts) == corpus.train.documents
     assert not any(PAIR in text for text in texts)
 
 
