@@ -18,12 +18,14 @@ from stillhouse import recipe
 from stillhouse.check import OVERHEAD, check, check_sizes, costs, models_of
 from stillhouse.errors import RecipeError, RunError
 from stillhouse.models import Model
-from stillhouse.plan import Plan, _load, plan, search
+from stillhouse.plan import Plan, _load, _ranked, plan, search
 from stillhouse.plan.candidate import STEPS
 from stillhouse.plan.goal import Goal
 from stillhouse.plan.latency import Law
 from stillhouse.plan.picture import draw, show
-from stillhouse.plan.write import TOKENS_PER_STEP
+from stillhouse.plan.search import Found
+from stillhouse.plan.sizes import Tally
+from stillhouse.plan.write import TOKENS_PER_STEP, _source
 from stillhouse.recipe import as_teacher
 
 LAW = Law(1e-4, 2e-4, 1e-8, 0.1, ())
@@ -208,7 +210,8 @@ def test_budgets_decide_the_steps(folder: Path, monkeypatch):
         )
         seconds = step * OVERHEAD / 1e9
         assert one.tokens == TOKENS_PER_STEP * min(int(20 / seconds), 1_000_000 // TOKENS_PER_STEP)
-        assert one.training_seconds is not None and one.training_seconds <= 20
+        assert one.training_seconds == pytest.approx(one.tokens / TOKENS_PER_STEP * seconds)
+        assert one.training_seconds <= 20
 
 
 def test_only_a_budget_shows_all_of_the_guides_bands(tmp_path: Path):
@@ -251,6 +254,39 @@ def test_a_budget_is_shared_by_the_stages(tmp_path: Path):
     assert found.best.tokens == 100_000 // (2 * TOKENS_PER_STEP) * 2 * TOKENS_PER_STEP
     with pytest.raises(RecipeError, match="less than one step: 8,192 tokens"):
         planned(tmp_path, "35x", "5000 tokens")
+
+
+def test_the_first_stage_trims_the_vocabulary(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(search, "VOCABULARIES", (300,))
+    make_llama(byte_level(), layers=64).save(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(LINES))
+    found = planned(tmp_path, "35x")
+    one = next(c for c in found.candidates if c.vocabulary)
+    made = models_of(recipe.parse(yaml.safe_load(one.recipe or "")))
+    assert [m.outcomes for m in made[1:]] == [300, 300]
+    assert made[-1].parameters_count == one.tally.parameters
+
+
+@pytest.mark.parametrize(("path", "source"), [("a.jsonl", "jsonl"), ("a.parquet", "parquet"), ("a.txt", "text"), ("books/*.md", "text")])  # fmt: skip
+def test_a_source_by_its_ending(path: str, source: str):
+    assert _source(path) == source
+
+
+def test_what_is_recommended():
+    """Depth where it is fine enough and the vocabulary is not most of it; else what the reasons say."""
+
+    def student_of(way: str, vocabulary: int | None, parameters: int, lookup: float) -> Found:
+        counted = Tally(parameters, 0, round(lookup * parameters), {}, 1, 0)
+        return Found(way, vocabulary, {}, None, counted)  # type: ignore[arg-type]
+
+    def first(*students: Found) -> tuple[str, int | None]:
+        best = _ranked(students, Tally(400, 400, 100, {}, 8, 0), fast=False)[0][0]
+        return best.way, best.vocabulary
+
+    balanced = student_of("balanced", None, 100, 0.3)
+    assert first(balanced, student_of("depth", None, 95, 0.3), student_of("depth", 9, 99, 0.2)) == ("depth", None)
+    assert first(balanced, student_of("depth", None, 95, 0.6), student_of("depth", 9, 99, 0.2)) == ("depth", 9)
+    assert first(balanced, student_of("depth", None, 70, 0.3)) == ("balanced", None)
 
 
 def test_an_unknown_family_can_still_lose_layers(tmp_path: Path):

@@ -90,7 +90,7 @@ class Plan:
             raise fail(RecipeError, "--choose", what, f"Give a number from 1 to {len(self.candidates)}.")
         text = self.candidates[choice - 1].recipe
         if text is None:
-            what = "a recipe cannot say yet how an encoder is trained"
+            what = "a plan writes no recipe for an encoder yet: that takes labelled texts and their classes (docs/classifiers.md)"
             raise fail(RunError, str(path), what, "Take the builder's section from the table.")
         if path.exists():
             raise fail(RunError, str(path), "is there already", "Give another name; a plan overwrites nothing.")
@@ -291,7 +291,7 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
         )
     if best.recipe is None:
         notes.append(
-            "A recipe cannot say yet how an encoder is trained: sizes and speed only, as a classifier of two classes."
+            "Sizes and speed only, as a classifier of two classes: write its recipe by hand (docs/classifiers.md)."
         )
     if not trimmed:
         notes.append("No candidate has a trimmed vocabulary: this tokenizer's cannot be made smaller.")

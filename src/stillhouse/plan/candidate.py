@@ -56,7 +56,7 @@ class Candidate:
         retention: what the guide expects.
         prescription: its strategy.
         why: the reasons for its shape.
-        recipe: the recipe as YAML; None for an encoder, whose training recipes cannot say yet.
+        recipe: the recipe as YAML; None for an encoder, whose recipe takes labelled texts and is written by hand.
 
     """
 
