@@ -435,7 +435,7 @@ def _shed_quantization(network: PreTrainedModel) -> None:
 def _check_head(model: Model, where: str) -> None:
     """Refuse a model whose logits are not its head applied to its trunk: the mathematics here would be wrong for it."""
     special = {*model.tokenizer.all_special_ids, getattr(model.config, "pad_token_id", None)}
-    rows = model.network.get_input_embeddings().weight.shape[0]
+    rows = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor(([i for i in range(rows) if i not in special] or [0])[:4])  # paddings would not be read
     position = torch.arange(len(ids))
     batch = Batch(ids, position, (0, len(ids)), position, position, torch.ones(len(ids)), torch.zeros_like(ids))

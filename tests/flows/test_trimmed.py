@@ -62,6 +62,15 @@ def test_builders_in_a_chain_give_one_student(tmp_path: Path):
     assert np.asarray(sums[0]) == pytest.approx(np.asarray(sums[1]), rel=0.05)  # but for what the first token holds
 
 
+def test_a_factorised_student_is_trained_exported_and_loaded(tmp_path: Path):
+    then = [{"name": "low_rank", "embedding": 8}]
+    run = stillhouse.run(settings(tmp_path, {"name": "drop_layers", "keep": 2, "then": then}))
+    loaded = stillhouse.models.load(str(run / "student"))
+    assert loaded.config.model_type == "factorised_llama"
+    items = records.read(run / "evaluation" / "items.parquet")
+    assert items.roles["student"].nll.mean() < items.roles["before"].nll.mean()
+
+
 def test_the_second_builder_of_a_chain_is_checked_like_the_first(tmp_path: Path):
     then = [{"name": "trim_vocabulry", "size": 290}, {"name": "trim_vocabulary", "sise": 290}]
     with pytest.raises(RecipeError) as raised:

@@ -39,7 +39,7 @@ def hf(student: Model, folder: Path) -> Path:
 @torch.no_grad()
 def largest_difference(one: Model, other: Model) -> float:
     """The largest difference of two models' logits over a few tokens."""
-    tokens = one.network.get_input_embeddings().weight.shape[0]
+    tokens = int(one.config.get_text_config().vocab_size)
     length = min(16, tokens)
     ids = torch.linspace(0, tokens - 1, length).long()
     position, nothing = torch.arange(length), torch.zeros(length, dtype=torch.int64)
