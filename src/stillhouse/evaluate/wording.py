@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from stillhouse.evaluate.records import Estimate, Finding, Items
-from stillhouse.evaluate.statistics import Interval
+from stillhouse.evaluate.statistics import Interval, Retention
 
 
 def number(value: float) -> str:
@@ -90,6 +90,22 @@ def to_decide(needed: int | None, clusters: int) -> str:
     if needed <= clusters:
         return f"It was close: a few more documents than these {clusters:,} should decide it."
     return f"About {count(needed, 'document')} like these (here {clusters:,}) would decide it with 80 % power."
+
+
+def kept_reason(result: Retention, asked: str) -> str:
+    """Why a retention passes, fails or is open.
+
+    Args:
+        result: of the test, informative.
+        asked: the share that must be kept, as it is shown.
+    """
+    documents = count(result.gap.clusters, "document")
+    if result.verdict == "PASS":
+        return f"It keeps {asked} or more ({p_value(result.p_above)}, {documents})."
+    if result.verdict == "FAIL":
+        return f"It keeps less than {asked} ({p_value(result.p_below)}, {documents})."
+    surely = f"Neither more nor less than {asked} can be shown at the 5 % level."
+    return f"{surely} {to_decide(result.needed, result.gap.clusters)}"
 
 
 def not_measured(name: str, question: str, reason: str) -> Finding:

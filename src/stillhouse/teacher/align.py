@@ -6,7 +6,7 @@ its own tokens begins at the same byte, and of the same thing if that token is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -246,18 +246,9 @@ class Aligned(Teacher):
         Raises:
             DataError: a text is not the one that the batch was made of.
         """
-        starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
-        offsets = batch.offsets_D or (0,) * len(starts)
-        ids_P, select_N, labels_N = (x.cpu().numpy() for x in (batch.input_ids_P, batch.select_N, batch.labels_N))
-        of_N = np.searchsorted(np.asarray(stops), select_N, side="right")
         runs: list[_Run] = []
         spans: list[tuple[_Pair, int, _Ints, _Ints]] = []
-        for d, (start, stop, offset) in enumerate(zip(starts, stops, offsets, strict=True)):
-            here_n = np.flatnonzero(of_N == d)
-            if not len(here_n):
-                continue
-            label_n = offset + 1 + select_N[here_n] - start
-            pair = self._checked(batch.keys[d], ids_P[start:stop], offset, label_n, labels_N[here_n])
+        for d, offset, here_n, label_n, pair in self._documents(batch):
             # Its tokens that begin in the student's run, inputs and labels together.
             borders_L1 = pair.student.borders_L1
             first = max(int(np.searchsorted(pair.teacher.borders_L1[:-1], borders_L1[offset])), pair.leading)
@@ -269,7 +260,7 @@ class Aligned(Teacher):
                 continue
             runs.append(_Run(d, pair.teacher.ids_L[read[:-1]], np.arange(len(read) - 1), pair.teacher.ids_L[read[1:]]))
             spans.append((pair, int(here_n[0]), label_n, read[1:]))
-        out_N = torch.zeros(len(labels_N), dtype=torch.float64)
+        out_N = torch.zeros(len(batch.labels_N), dtype=torch.float64)
         if not runs:
             return out_N
         costs = self._costs(_batch(runs, batch).to(batch.input_ids_P.device))
@@ -313,17 +304,11 @@ class Aligned(Teacher):
         Raises:
             DataError: a text is not the one that the batch was made of.
         """
-        starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
-        offsets = batch.offsets_D or (0,) * len(starts)
-        ids_P, select_N, labels_N = (x.cpu().numpy() for x in (batch.input_ids_P, batch.select_N, batch.labels_N))
-        of_N = np.searchsorted(np.asarray(stops), select_N, side="right")
-        row_N, exact_N = np.full(len(select_N), -1), np.zeros(len(select_N), dtype=bool)
+        labels_N = batch.labels_N.cpu().numpy()
+        row_N, exact_N = np.full(len(labels_N), -1), np.zeros(len(labels_N), dtype=bool)
         runs: list[_Run] = []
         rows = 0
-        for d, (start, stop, offset) in enumerate(zip(starts, stops, offsets, strict=True)):
-            here_n = np.flatnonzero(of_N == d)
-            label_n = offset + 1 + select_N[here_n] - start  # which token of the text each position is to say
-            pair = self._checked(batch.keys[d], ids_P[start:stop], offset, label_n, labels_N[here_n])
+        for d, offset, here_n, label_n, pair in self._documents(batch):
             # The teacher reads what it begins every text with, and its tokens that begin in the student's run.
             begin = max(
                 int(np.searchsorted(pair.teacher.borders_L1[:-1], pair.student.borders_L1[offset])), pair.leading
@@ -343,6 +328,24 @@ class Aligned(Teacher):
             runs.append(_Run(d, pair.teacher.ids_L[read], use, labels))
             rows += len(use)
         return _batch(runs, batch), torch.from_numpy(row_N), torch.from_numpy(exact_N)
+
+    def _documents(self, batch: Batch) -> Iterator[tuple[int, int, _Ints, _Ints, _Pair]]:
+        """Each document of a batch in which a position counts, as both see it.
+
+        Yields:
+            its number; the token of its text that it begins with; its positions that count, and which token of the text each
+            of them is to say; the text.
+        """
+        starts, stops = batch.borders_D1[:-1], batch.borders_D1[1:]
+        offsets = batch.offsets_D or (0,) * len(starts)
+        ids_P, select_N, labels_N = (x.cpu().numpy() for x in (batch.input_ids_P, batch.select_N, batch.labels_N))
+        of_N = np.searchsorted(np.asarray(stops), select_N, side="right")
+        for d, (start, stop, offset) in enumerate(zip(starts, stops, offsets, strict=True)):
+            here_n = np.flatnonzero(of_N == d)
+            if len(here_n):
+                label_n = offset + 1 + select_N[here_n] - start
+                pair = self._checked(batch.keys[d], ids_P[start:stop], offset, label_n, labels_N[here_n])
+                yield d, offset, here_n, label_n, pair
 
     def _checked(self, key: str, ids_L: _Ints, offset: int, label_n: _Ints, labels_n: _Ints) -> _Pair:
         """The pair of a key's text, which must have the run's tokens at the offset, and its labels."""

@@ -87,14 +87,7 @@ def performance(items: Items, *, retention: float = 0.9, margin: float = 0.03) -
         sentence = (
             f"The student keeps {share} of the teacher's skill above the unigram floor ({numbers}); asked for: {asked}."
         )
-        documents = count(result.gap.clusters, "document")
-        if result.verdict == "PASS":
-            reason = f"It keeps {asked} or more ({wording.p_value(result.p_above)}, {documents})."
-        elif result.verdict == "FAIL":
-            reason = f"It keeps less than {asked} ({wording.p_value(result.p_below)}, {documents})."
-        else:
-            surely = f"Neither more nor less than {asked} can be shown at the 5 % level."
-            reason = f"{surely} {wording.to_decide(result.needed, result.gap.clusters)}"
+        reason = wording.kept_reason(result, asked)
 
     return Finding(
         "performance",
