@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import transformers
 from shared import make_batch, make_llama, make_tokenizer
 
 from stillhouse import models
-from stillhouse.errors import ModelError
+from stillhouse.errors import ModelError, RunError
 from stillhouse.models import Model
 from stillhouse.types import Batch
 
@@ -115,6 +117,24 @@ def test_saved_and_loaded_is_the_same(llama: Model, tmp_path: Path):
     llama.eval()
     assert torch.equal(llama(batch)[0], again.eval()(batch)[0])
     assert again.tokenizer.chat_template == llama.tokenizer.chat_template
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file sizes can be limited on POSIX systems only")
+def test_weights_that_do_not_fit_are_one_message(llama: Model, tmp_path: Path):
+    """A real limit of the system on the size of files stands for a full disk: writing fails half-way."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(RunError, match="tiny cannot be written there") as raised:
+            llama.save(tmp_path / "student")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "Make room" in str(raised.value)
+    llama.save(tmp_path / "student")
 
 
 def test_old_transformers_find_the_rope_base_too(llama: Model, tmp_path: Path):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -31,7 +32,7 @@ from transformers import (
 )
 
 from stillhouse import attention
-from stillhouse.errors import ModelError, fail
+from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
 from stillhouse.types import Attended, Batch, Head
 from stillhouse.vocabulary import pools_first
@@ -230,11 +231,19 @@ class Model(nn.Module):
             self.network.train(training)
 
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors), configuration and tokenizer for ``from_pretrained``."""
-        with self.generating() as network, _quiet():
-            network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        _write_old_rope_keys(folder / "config.json")
+        """Write weights (safetensors), configuration and tokenizer for ``from_pretrained``.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written to.
+        """
+        try:
+            with self.generating() as network, _quiet():
+                network.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            _write_old_rope_keys(folder / "config.json")
+        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+            what = f"{self.name} cannot be written there: {error}"
+            raise fail(RunError, str(folder.parent), what, "Make room, and run the same command again.") from error
 
 
 def _is_attention_only(network: PreTrainedModel) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from stillhouse import models
-from stillhouse.errors import ModelError, did_you_mean, fail
+from stillhouse.errors import ModelError, RunError, did_you_mean, fail
 from stillhouse.files import atomic_folder, cache_folder, sha256_file
 from stillhouse.packages import PREFIX, inside_package
 from stillhouse.progress import takes
@@ -57,7 +57,7 @@ def gguf(*, model: str, empty: bool = False) -> models.Model:
         try:
             with atomic_folder(folder) as writing:
                 read.save(writing)
-        except OSError:  # no room, or no home: read it again next time
+        except (OSError, RunError):  # no room, or no home: read it again next time
             return models.load(str(path.parent), gguf_file=path.name, name=name, empty=True) if empty else read
     return models.load(str(folder), name=name, where="teacher.model", empty=empty)
 
