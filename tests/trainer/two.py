@@ -149,6 +149,7 @@ def main(root: Path) -> None:
         distributed.together(only_one_fails)
     distributed.stop()
     print(f"rank {ranks.rank} done")
+    distributed.leave(0)
 
 
 if __name__ == "__main__":
