@@ -133,18 +133,10 @@ def main() -> None:
     ids = [model.tokenizer(text, return_tensors="pt").input_ids[0] for text in texts(asked.text)]
     train, held_batches = batches(ids[0], asked.steps, 0, asked.rows), batches(ids[1], asked.held, 10**6, asked.rows)
 
-    forward = time.process_time()
     live = [teacher.signal(batch) for batch in train]
-    forward = time.process_time() - forward
-    for signal in live:  # what the teacher's bare forward pass would do too: its head
-        assert signal.hidden_NH is not None
-        began = time.process_time()
-        signal.rows(0, len(signal.hidden_NH))
-        forward += time.process_time() - began
     held = [(batch, teacher.signal(batch)) for batch in held_batches]
     before = held_out_kl(drop_layers(model, list, keep=asked.keep), held)
     best, step_seconds = learn(model, asked.keep, train, live, held)
-    tokens = sum(len(batch.labels_N) for batch in train)
     found = {
         "machine": machine.describe(),
         "teacher": model.name,
@@ -155,7 +147,6 @@ def main() -> None:
         "student_layers": asked.keep,
         "held_out_kl_before": before,
         "held_out_kl_live": best,
-        "forward_seconds_per_token": forward / tokens,
         "step_seconds_live": step_seconds,
         "kinds": {},
     }
@@ -164,8 +155,7 @@ def main() -> None:
     told: dict[str, list[Signal]] = {}
     codecs = kinds(model.outcomes, model.head.weight_VH.shape[1])
     for name, codec in codecs.items():
-        row, told[name] = measure(codec, train, live, teacher)
-        row["label_speed"] = forward / (forward + row["encode_seconds_per_token"] * tokens - row.pop("head_seconds"))
+        row, told[name] = measure(codec, train, teacher)
         found["kinds"][name] = row
         console.print(name, {k: round(v, 6) for k, v in row.items()})
     for name, row in found["kinds"].items():
@@ -184,18 +174,11 @@ def main() -> None:
     console.print(table)
 
 
-def measure(codec: Codec, train: list[Batch], live: list[Signal], teacher: Teacher) -> tuple[dict, list[Signal]]:
-    """Write and read a store of this kind; bytes, times and the signals read back."""
-    cpu = torch.device("cpu")
-    given = iter(live)
+def measure(codec: Codec, train: list[Batch], teacher: Teacher) -> tuple[dict, list[Signal]]:
+    """Label text into a store of this kind and read it back; bytes, times and the signals read back.
 
-    class Told(Teacher):
-        """The forward passes are done already: only what labelling adds is timed."""
-
-        def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:  # noqa: ARG002
-            return next(given)
-
-    told = Told(teacher.model)
+    Each batch is read twice, by the bare teacher (trunk and head) and by labelling, forward pass included, one after the other.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
         head = teacher.model.head if codec.form == "dense" else None
@@ -204,12 +187,19 @@ def measure(codec: Codec, train: list[Batch], live: list[Signal], teacher: Teach
         )  # fmt: skip
         create(path, about, head)
         writer = Writer(path)
-        began = time.process_time()
+        bare = labelling = 0.0
         for batch in train:
-            for piece in pieces_of(batch, told, codec, [False] * len(batch.keys), cpu):
+            began = time.process_time()
+            signal = teacher.signal(batch)
+            signal.rows(0, len(batch.select_N))
+            bare += time.process_time() - began
+            began = time.process_time()
+            for piece in pieces_of(batch, teacher, codec, [False] * len(batch.keys), torch.device("cpu")):
                 writer.add(piece)
+            labelling += time.process_time() - began
+        began = time.process_time()
         writer.flush()
-        encode = time.process_time() - began
+        labelling += time.process_time() - began
         store = Store(path)
         store.signal(train[0])  # decompresses the shards: once a run
         signals, times = [], []
@@ -217,16 +207,11 @@ def measure(codec: Codec, train: list[Batch], live: list[Signal], teacher: Teach
             began = time.process_time()
             signals.append(store.signal(batch))
             times.append(time.process_time() - began)
-        began = time.process_time()
-        if codec.form != "dense":
-            for signal in live:  # the head's product, which the bare forward pass has in it too
-                assert signal.hidden_NH is not None
-                signal.rows(0, len(signal.hidden_NH))
-        head_seconds = time.process_time() - began if codec.form != "dense" else 0.0
         return {
             "bytes_per_token": store.bytes / store.positions,
-            "encode_seconds_per_token": encode / store.positions,
-            "head_seconds": head_seconds,
+            "forward_seconds_per_token": bare / store.positions,
+            "label_seconds_per_token": labelling / store.positions,
+            "label_speed": bare / labelling,
             "look_up_seconds": statistics.median(times),
         }, signals
 

@@ -7,21 +7,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from stillhouse import data, machine, recipe
-from stillhouse.errors import RecipeError, RunError, fail
+from stillhouse import data, machine, recipe, student
+from stillhouse.errors import ModelError, RecipeError, RunError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
 from stillhouse.progress import bar, timed
+from stillhouse.run import tutor_of
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.codec import Codec
 from stillhouse.teacher.sources.store import codec_of, weights
 from stillhouse.teacher.store import Piece, Store, Writer, create, describe, fingerprint
 from stillhouse.types import Batch
+from stillhouse.vocabulary import compare_vocabularies
 from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
 
@@ -58,21 +61,25 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
     options = check_options(find("teacher", "store", "teacher"), settings.teacher.options, "teacher")
     path = Path(options.pop("path"))
     options.pop("empty")
+    source = options.pop("model")
     machine.set_threads(settings.trainer.threads)
     asked = settings.trainer.device
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
     with timed(console, "Loading the teacher"):
-        model = weights(options.pop("model")).to(device)
-    codec = codec_of(model, **options)
+        model = weights(source).to(device)
+    tokenizer = tokens_of(settings, source, model, console)
+    own = tokenizer is model.tokenizer
+    codec = codec_of(model.outcomes if own else len(tokenizer), model, weighted=not own, **options)
     choice = machine.choose_dtype(settings.teacher.dtype, device)
     model.set_compute_dtype(choice.torch)
-    corpus = _prepare(settings, model, console)
+    corpus = _prepare(settings, model, tokenizer, console)
+    teacher = Teacher(model) if own else speaking(settings, Teacher(model), tokenizer, corpus)
     head = model.head if codec.form == "dense" else None
     manifest = describe(
         codec.settings(),
         teacher=fingerprint(model.network),
-        tokenizer=tokenizer_fingerprint(model.tokenizer),
-        outcomes=model.outcomes,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        outcomes=codec.outcomes,
         block=settings.data.block,
         arithmetic=choice.dtype,
     )
@@ -97,7 +104,6 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
         say(f"All of it is labelled: {store.positions:,} positions", highlight=False)
         return path
     writer = Writer(path)
-    teacher = Teacher(model)
     with bar(console, "Labelling", total, "tokens") as advance:
         for batch, there in missing():
             for piece in pieces_of(batch, teacher, codec, there, device):
@@ -113,8 +119,7 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
 def pieces_of(batch: Batch, teacher: Teacher, codec: Codec, there: list[bool], device: torch.device) -> Iterator[Piece]:
     """The pieces of a batch that are not there yet, with the teacher's signals."""
     signal = teacher.signal(batch.to(device))
-    assert signal.hidden_NH is not None and signal.head is not None
-    columns = codec.encode(signal.hidden_NH, signal.head, batch)
+    columns = codec.encode(signal, batch)
     inputs = batch.input_ids_P.numpy().astype(np.int32)
     document_N = batch.document_N.numpy()
     for d, (key, offset) in enumerate(zip(batch.keys, batch.offsets_D, strict=True)):
@@ -127,10 +132,50 @@ def pieces_of(batch: Batch, teacher: Teacher, codec: Codec, there: list[bool], d
         yield Piece(key, offset, inputs[start:stop], selected, {name: c[here] for name, c in columns.items()})
 
 
-def _prepare(settings: recipe.Recipe, model: Model, console: Console | None) -> data.Corpus:
+def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Console | None) -> Any:
+    """The tokenizer of the recipe's text: the teacher's own, or that of a student which kept some of its tokens.
+
+    Args:
+        settings: the recipe.
+        source: the teacher, as the recipe names it.
+        model: the teacher.
+        console: where to show progress.
+
+    Raises:
+        StillhouseError: the student cannot be made.
+    """
+    shape = student.build(settings.student, weights(source, empty=True), empty=True, classes=settings.data.classes)
+    if tokenizer_fingerprint(shape.tokenizer) == tokenizer_fingerprint(model.tokenizer):
+        return model.tokenizer
+
+    def sample() -> list[str]:
+        return data.sample(settings.data, model.tokenizer, teacher=model)
+
+    # which tokens it keeps follows from the text; the student itself is made again by the run
+    with timed(console, "Choosing the student's tokens"):
+        made = student.build(settings.student, model, settings.trainer.seed, sample=sample)
+    return model.tokenizer if compare_vocabularies(made.tokenizer, model.tokenizer).comparable else made.tokenizer
+
+
+def speaking(settings: recipe.Recipe, teacher: Teacher, tokenizer: Any, corpus: data.Corpus) -> Teacher:
+    """The teacher as a student of other tokens hears it.
+
+    Raises:
+        ModelError: its signals cannot be stored for this student.
+    """
+    found = tutor_of(settings, teacher, tokenizer, corpus.text_of)
+    if not found.same_outcomes:
+        what = f"has other tokens than {teacher.name}: only of some positions does the teacher speak of the same piece of text"
+        raise fail(
+            ModelError, "student", what, "Take a student with some of its tokens, or let the teacher itself speak."
+        )
+    return found
+
+
+def _prepare(settings: recipe.Recipe, model: Model, tokenizer: Any, console: Console | None) -> data.Corpus:
     """The run's corpus, made once also if several parts of it are labelled at the same time."""
     with _alone(settings.folder), timed(console, "Preparing the text") as tell:
-        return data.prepare(settings.data, model.tokenizer, settings.folder / "data", teacher=model, progress=tell)
+        return data.prepare(settings.data, tokenizer, settings.folder / "data", teacher=model, progress=tell)
 
 
 @contextmanager

@@ -36,10 +36,12 @@ from stillhouse.teacher import Teacher, align
 from stillhouse.teacher.classes import of_classes
 from stillhouse.teacher.kept import kept, kept_ids
 from stillhouse.teacher.quality import Quality, quality
+from stillhouse.teacher.sources.store import StoredTeacher
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
 from stillhouse.types import Batch
 from stillhouse.vocabulary import compare_vocabularies
+from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
 DECIDES_WEIGHTS = ("data", "teacher", "stages", "student", "objective", "trainer")
 """Sections that the trained weights follow from; a run's folder holds one set of them."""
@@ -340,15 +342,18 @@ def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: 
 
         return of_classes(master, tokenizer, settings.data.classes, read)
     found = compare_vocabularies(tokenizer, master.tokenizer)
+    if isinstance(master, StoredTeacher):
+        if master.tokens != tokenizer_fingerprint(master.tokenizer if found.comparable else tokenizer):
+            what = f"has other tokens than those that the store of {master.name} was labelled for"
+            way_out = "Label its text: stillhouse label <this recipe>, with a folder of its own (teacher.path=…)."
+            raise fail(ModelError, "student", what, way_out)
+        return master
     if found.comparable or not master.forms:
         return master
     where, way_out = "student", "Take a student with the teacher's tokenizer."
     if found.kind == "permuted":
         raise fail(ModelError, where, f"numbers the tokens of {master.name} otherwise: {found.example}", way_out)
     ends = end_token(tokenizer, settings.data.end_token), align.end_of(master.tokenizer)
-    if settings.teacher.name == "store":
-        what = f"has other tokens than {master.name}, and a store knows only texts in its own"
-        raise fail(ModelError, where, what, f"{way_out} Or let the teacher itself speak.")
     if kept_ids(tokenizer, master.tokenizer) is not None:
         return kept(master, tokenizer, text_of, ends=ends)
     if master.forms != {"dense"}:

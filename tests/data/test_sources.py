@@ -54,6 +54,17 @@ def test_a_separator_cuts_and_empty_documents_are_left_out(write: Write) -> None
     assert texts(text(path=path, separator="\n\n")) == ["one", "two\nstill two", "three"]
 
 
+@given(content=st.text("ab-", min_size=1, max_size=60), least=st.integers(0, 12))
+def test_short_pieces_are_joined_until_they_are_long_enough(content: str, least: int, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("joined") / "book.txt"
+    path.write_text("x" + content, encoding="utf-8")
+    found = texts(text(path=str(path), separator="-", at_least=least))
+    assert "".join(found).replace("-", "") == ("x" + content).replace("-", "")
+    assert all(len(each) >= least for each in found[:-1])
+    # none is longer than it must be: without its last piece it would be too short
+    assert all(len(each.rsplit("-", 1)[0]) < least for each in found if "-" in each and each.rsplit("-", 1)[1])
+
+
 @given(parts=st.lists(st.text("ab-", max_size=6), max_size=6), separator=st.text("-a", min_size=1, max_size=3))
 def test_separators_across_the_borders_of_what_is_read(parts: list[str], separator: str) -> None:
     assert list(_documents(iter(parts), separator)) == "".join(parts).split(separator)

@@ -31,7 +31,7 @@ def batch_of(count: int, key: str = "k", offset: int = 0) -> Batch:
 
 def round_trip(how: Codec, logits: list[list[float]], **place: object) -> Signal:
     hidden, head = head_of(logits)
-    columns = how.encode(hidden, head, batch_of(len(logits), **place))  # type: ignore[arg-type]
+    columns = how.encode(Signal(hidden_NH=hidden, head=head), batch_of(len(logits), **place))  # type: ignore[arg-type]
     assert {name: (column.dtype, column.shape) for name, column in columns.items()} == {
         name: (np.dtype(np.uint8), (len(logits), width)) for name, width in how.widths.items()
     }
@@ -169,14 +169,15 @@ def test_hidden_states_come_back(precision: str, relative: float) -> None:
     torch.manual_seed(0)
     hidden, head = torch.randn(5, 12), Head(torch.randn(7, 12))
     how = Hidden(7, 12, precision)  # type: ignore[arg-type]
-    signal = how.decode(how.encode(hidden, head, batch_of(5)), CPU, head)
+    signal = how.decode(how.encode(Signal(hidden_NH=hidden, head=head), batch_of(5)), CPU, head)
     assert signal.form == "dense" and signal.head is head
     assert ((signal.hidden_NH - hidden).abs() <= relative * hidden.abs() + 1e-7).all()
 
 
 def test_hidden_states_too_large_for_the_type_are_refused() -> None:
+    signal = Signal(hidden_NH=torch.tensor([[1e5]]), head=Head(torch.ones(2, 1)))
     with pytest.raises(ModelError, match="bfloat16"):
-        Hidden(2, 1, "float16").encode(torch.tensor([[1e5]]), Head(torch.ones(2, 1)), batch_of(1))
+        Hidden(2, 1, "float16").encode(signal, batch_of(1))
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

@@ -82,7 +82,9 @@ def test_trap_08_the_remainder_is_stored():
     hidden[4, :8] += 24.0
     codec = TopK(40, 8)
     batch = make_batch([5], 40)
-    stored = codec.decode(codec.encode(hidden.clone(), Head(torch.eye(40)), batch), torch.device("cpu"), None)
+    stored = codec.decode(
+        codec.encode(Signal(hidden_NH=hidden.clone(), head=Head(torch.eye(40))), batch), torch.device("cpu"), None
+    )
     rests = []
     for n in range(5):
         p = [x.item() for x in softmax(list(hidden[n].double()))]

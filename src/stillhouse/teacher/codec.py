@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -34,6 +34,11 @@ class Codec(Protocol):
     """How a kind of signal is written and read."""
 
     @property
+    def outcomes(self) -> int:
+        """V."""
+        ...
+
+    @property
     def form(self) -> str:
         """``dense``, ``topk`` or ``sampled``, as in ``Signal``."""
         ...
@@ -47,8 +52,8 @@ class Codec(Protocol):
         """The kind and all that decides the bytes, as plain values."""
         ...
 
-    def encode(self, hidden_NH: Tensor, head: Head, batch: Batch) -> Columns:
-        """The bytes of a batch's positions."""
+    def encode(self, signal: Signal, batch: Batch) -> Columns:
+        """The bytes of a batch's positions, from a dense signal of them."""
         ...
 
     def decode(self, columns: Mapping[str, Bytes], device: torch.device, head: Head | None) -> Signal:
@@ -91,10 +96,10 @@ class TopK:
         return {"kind": "topk", "k": self.k, "bits": self.bits}
 
     @torch.no_grad()
-    def encode(self, hidden_NH: Tensor, head: Head, batch: Batch) -> Columns:  # noqa: ARG002
+    def encode(self, signal: Signal, batch: Batch) -> Columns:
         """See ``Codec``."""
         parts = []
-        for logits_NV, _ in _chunks(hidden_NH, head, self.outcomes):
+        for logits_NV, _ in _chunks(signal, len(batch.select_N), self.outcomes):
             top_NK, ids_NK = logits_NV.topk(self.named)
             # what is left, measured and not inferred: 1 − Σ would drown in rounding where the teacher is sure
             logits_NV.scatter_(1, ids_NK, -math.inf)
@@ -158,11 +163,11 @@ class Sampled:
         return {"kind": "sampled", "draws": self.draws, "proposal": self.proposal}
 
     @torch.no_grad()
-    def encode(self, hidden_NH: Tensor, head: Head, batch: Batch) -> Columns:
+    def encode(self, signal: Signal, batch: Batch) -> Columns:
         """See ``Codec``."""
         uniform_ND = torch.from_numpy(uniform(batch, self.draws))
         ids, ratios = [], []
-        for logits_NV, part in _chunks(hidden_NH, head, self.outcomes):
+        for logits_NV, part in _chunks(signal, len(batch.select_N), self.outcomes):
             logits_NV.sub_(logits_NV.amax(-1, keepdim=True))
             total_NV = (self.proposal * logits_NV).exp_().cumsum(-1, dtype=torch.float64)
             point_ND = uniform_ND[part].to(total_NV.device) * total_NV[:, -1:]
@@ -225,13 +230,15 @@ class Hidden:
         return {"kind": "hidden", "width": self.width, "precision": self.precision}
 
     @torch.no_grad()
-    def encode(self, hidden_NH: Tensor, head: Head, batch: Batch) -> Columns:  # noqa: ARG002
+    def encode(self, signal: Signal, batch: Batch) -> Columns:  # noqa: ARG002
         """See ``Codec``.
 
         Raises:
             ModelError: a state is too large for the type.
 
         """
+        hidden_NH = signal.hidden_NH
+        assert hidden_NH is not None, "label refuses this kind where the teacher speaks for other tokens"
         kept_NH = hidden_NH.to(self._dtype)
         if not bool(torch.isfinite(kept_NH).all()):
             what = f"hidden states reach {float(hidden_NH.abs().max()):.3g}, too much for {self.precision}"
@@ -251,10 +258,72 @@ class Hidden:
         return dtype
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """Another codec's bytes, and how much the teacher's word counts at each position (``Signal.weight_N``), as a float16.
+
+    For a teacher that speaks for a student of some of its tokens: it may have nothing to say, or only a part of its probability
+    may be of what the student can say.
+
+    Args:
+        inner: how the signal itself is written.
+    """
+
+    inner: Codec
+
+    @property
+    def outcomes(self) -> int:
+        """See ``Codec``."""
+        return self.inner.outcomes
+
+    @property
+    def form(self) -> str:
+        """See ``Codec``."""
+        return self.inner.form
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """See ``Codec``."""
+        return {**self.inner.widths, "weight": 2}
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Codec``."""
+        return {**self.inner.settings(), "weighted": True}
+
+    @torch.no_grad()
+    def encode(self, signal: Signal, batch: Batch) -> Columns:
+        """See ``Codec``. The signal itself is written as if it counted in full."""
+        noted: list[Tensor] = []
+        columns = self.inner.encode(_Noting(inner=signal, noted=noted), batch)
+        return {**columns, "weight": _float16_bytes(torch.cat(noted).numpy()[:, None])}
+
+    def decode(self, columns: Mapping[str, Bytes], device: torch.device, head: Head | None) -> Signal:
+        """See ``Codec``."""
+        weight_N = torch.from_numpy(_float16(columns["weight"])[:, 0]).to(device)
+        return replace(self.inner.decode(columns, device, head), weight_N=weight_N)
+
+
+@dataclass(frozen=True)
+class _Noting(Signal):
+    """A signal that notes the weights of the rows it is asked for: they are known only when the logits are."""
+
+    inner: Signal | None = None
+    noted: list[Tensor] = field(default_factory=list)
+
+    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Signal:
+        """See ``Signal``."""
+        assert self.inner is not None
+        part = self.inner.rows(start, stop, out)
+        self.noted.append(torch.ones(stop - start) if part.weight_N is None else part.weight_N.float().cpu())
+        return part
+
+
 def codec(settings: Mapping[str, Any], outcomes: int) -> Codec:
     """The codec that ``Codec.settings`` tells of."""
     kinds: dict[str, type[Any]] = {"topk": TopK, "sampled": Sampled, "hidden": Hidden}
-    return kinds[settings["kind"]](outcomes, **{k: v for k, v in settings.items() if k != "kind"})  # type: ignore[no-any-return]
+    options = {k: v for k, v in settings.items() if k not in ("kind", "weighted")}
+    found: Codec = kinds[settings["kind"]](outcomes, **options)
+    return Weighted(found) if settings.get("weighted") else found
 
 
 def uniform(batch: Batch, draws: int) -> npt.NDArray[np.float64]:
@@ -270,17 +339,22 @@ def uniform(batch: Batch, draws: int) -> npt.NDArray[np.float64]:
     return np.concatenate(rows)
 
 
-def _chunks(hidden_NH: Tensor, head: Head, outcomes: int) -> Iterator[tuple[Tensor, slice]]:
-    """The logits of a few positions at a time, in a buffer that may be written to, and which positions they are.
+def _chunks(signal: Signal, count: int, outcomes: int) -> Iterator[tuple[Tensor, slice]]:
+    """The logits of a few of ``count`` positions at a time, which may be written to, and which positions they are.
 
     Raises:
         ModelError: they are not finite.
     """
     length = max(16, _CHUNK_BYTES // (4 * outcomes))
-    buffer_NV = hidden_NH.new_empty(min(length, max(len(hidden_NH), 1)), outcomes)
-    for start in range(0, len(hidden_NH), length):
-        part = slice(start, min(start + length, len(hidden_NH)))
-        logits_NV = head.logits(hidden_NH[part], out=buffer_NV[: part.stop - start])
+    buffer_NV: Tensor | None = None
+    for start in range(0, count, length):
+        part = slice(start, min(start + length, count))
+        if buffer_NV is None and signal.hidden_NH is not None:
+            buffer_NV = signal.hidden_NH.new_empty(part.stop, outcomes)
+        logits_NV = signal.rows(
+            part.start, part.stop, None if buffer_NV is None else buffer_NV[: part.stop - start]
+        ).logits_NV
+        assert logits_NV is not None, "a whole distribution"
         if not bool(torch.isfinite(logits_NV.amax(-1)).all()):
             raise fail(ModelError, "teacher", "its logits are not finite", "Set teacher.dtype=float32.")
         yield logits_NV, part

@@ -11,7 +11,7 @@ _ENDINGS = (".txt", ".txt.gz", ".md", ".text")
 
 
 @reads(lambda options: matching(options["path"], _ENDINGS))
-def text(tell: Tell = untold, *, path: str, separator: str | None = None) -> Iterator[Record]:
+def text(tell: Tell = untold, *, path: str, separator: str | None = None, at_least: int = 0) -> Iterator[Record]:
     r"""Plain text files in UTF-8, also gzipped: each file is a document, or is cut into documents at a separator.
 
     Yields ``{"text": …}``. Line ends become ``\n``. With a separator, pieces of nothing but white space are left out
@@ -23,13 +23,16 @@ def text(tell: Tell = untold, *, path: str, separator: str | None = None) -> Ite
             ``books/**/*.txt``.
         separator: cut files into documents here, such as ``"\n\n"`` for paragraphs or ``"<|endoftext|>"``; it is not
             kept.
+        at_least: characters of a document: what lies between two separators is joined with what follows, separators kept
+            between, until there are as many; the last of a file may be shorter. For a book whose paragraphs are too short
+            to learn from one by one.
 
     Raises:
         DataError: no file matches, a file is empty or not UTF-8.
     """
     for file, tell_of_it in in_turn(files(path, _ENDINGS), tell):
         seen = False
-        for document in _documents(decoded(file, tell_of_it), separator):
+        for document in _joined(_documents(decoded(file, tell_of_it), separator), separator or "", at_least):
             if document.strip():
                 seen = True
                 yield {"text": document}
@@ -52,3 +55,16 @@ def _documents(parts: Iterator[str], separator: str | None) -> Iterator[str]:
         yield from whole
         rest = [last]
     yield "".join(rest)
+
+
+def _joined(pieces: Iterator[str], separator: str, at_least: int) -> Iterator[str]:
+    waiting: list[str] = []
+    characters = 0
+    for piece in pieces:
+        waiting.append(piece)
+        characters += len(piece) + len(separator) * (len(waiting) > 1)
+        if characters >= at_least:
+            yield separator.join(waiting)
+            waiting, characters = [], 0
+    if waiting:
+        yield separator.join(waiting)

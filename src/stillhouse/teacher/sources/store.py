@@ -15,7 +15,7 @@ from stillhouse.models import Model
 from stillhouse.progress import takes
 from stillhouse.recipe import as_teacher
 from stillhouse.teacher import Teacher
-from stillhouse.teacher.codec import Codec, Hidden, Sampled, TopK
+from stillhouse.teacher.codec import Codec, Hidden, Sampled, TopK, Weighted
 from stillhouse.teacher.store import Store, fingerprint, refuse_foreign
 from stillhouse.types import Batch, Signal
 from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
@@ -37,6 +37,11 @@ class StoredTeacher(Teacher):
         super().__init__(model)
         self.forms = frozenset({codec.form})
         self.store = store
+
+    @property
+    def tokens(self) -> str | None:
+        """Fingerprint of the tokenizer that the signals are of; None where only shapes are wanted."""
+        return None if self.store is None else str(self.store.manifest["tokenizer"])
 
     @torch.no_grad()
     def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:
@@ -93,19 +98,26 @@ def store(
 
     """
     teacher = weights(model, empty=empty)
-    codec = codec_of(teacher, kind=kind, k=k, bits=bits, draws=draws, proposal=proposal, precision=precision)
+    options: dict[str, Any] = {
+        "kind": kind,
+        "k": k,
+        "bits": bits,
+        "draws": draws,
+        "proposal": proposal,
+        "precision": precision,
+    }
+    codec = codec_of(teacher.outcomes, teacher, **options)
     if empty:
         return StoredTeacher(teacher, codec, None)
     found = Store(path)
     for broken, why in found.dropped.items():
         warnings.warn(f"{broken} {why}; without it, labelling again may be needed", stacklevel=2)
-    wanted = {
-        "signal": codec.settings(),
-        "outcomes": teacher.outcomes,
-        "tokenizer": tokenizer_fingerprint(teacher.tokenizer),
-        "teacher": fingerprint(teacher.network),
-    }
-    refuse_foreign(Path(path), found.manifest, wanted)
+    wanted: dict[str, Any] = {"teacher": fingerprint(teacher.network)}
+    if found.manifest["signal"].get("weighted"):  # for a student of other tokens, which the run knows
+        codec = codec_of(found.manifest["outcomes"], teacher, weighted=True, **options)
+    else:
+        wanted |= {"outcomes": teacher.outcomes, "tokenizer": tokenizer_fingerprint(teacher.tokenizer)}
+    refuse_foreign(Path(path), found.manifest, wanted | {"signal": codec.settings()})
     return StoredTeacher(teacher, codec, found)
 
 
@@ -124,8 +136,25 @@ def weights(model: str, *, empty: bool = False) -> Model:
     return loaded
 
 
-def codec_of(teacher: Model, *, kind: str, k: int, bits: int, draws: int, proposal: float, precision: Any) -> Codec:
+def codec_of(
+    outcomes: int,
+    teacher: Model,
+    *,
+    kind: str,
+    k: int,
+    bits: int,
+    draws: int,
+    proposal: float,
+    precision: Any,
+    weighted: bool = False,
+) -> Codec:
     """The codec of a kind of signal, as the recipe asks for it.
+
+    Args:
+        outcomes: V of the student that is to learn from them.
+        teacher: who gives them.
+        kind: and the rest: see ``store``.
+        weighted: for a student of other tokens than the teacher's.
 
     Raises:
         RecipeError: an option is out of its range.
@@ -140,8 +169,10 @@ def codec_of(teacher: Model, *, kind: str, k: int, bits: int, draws: int, propos
     for name, (fits, value, possible) in ranges.items():
         if not fits:
             raise fail(RecipeError, f"teacher.{name}", f"is {value}", f"Possible: {possible}.")
-    if kind == "topk":
-        return TopK(teacher.outcomes, k, bits)
-    if kind == "sampled":
-        return Sampled(teacher.outcomes, draws, proposal)
-    return Hidden(teacher.outcomes, teacher.head.weight_VH.shape[1], precision)
+    if kind == "hidden":
+        if weighted:
+            what = "is hidden: states before the teacher's head, which says other tokens than the student's"
+            raise fail(RecipeError, "teacher.kind", what, "Take topk or sampled.")
+        return Hidden(outcomes, teacher.head.weight_VH.shape[1], precision)
+    found: Codec = TopK(outcomes, k, bits) if kind == "topk" else Sampled(outcomes, draws, proposal)
+    return Weighted(found) if weighted else found
