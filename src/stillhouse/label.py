@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from stillhouse import data, machine, recipe, student
+from stillhouse.check import check
 from stillhouse.errors import ModelError, RecipeError, RunError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -58,6 +59,7 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
             f"is '{settings.teacher.name}', which names no store to write to",
             "Set teacher to {name: store, path: stores/<name>, model: <the teacher>}.",
         )
+    check(settings)
     options = check_options(find("teacher", "store", "teacher"), settings.teacher.options, "teacher")
     path = Path(options.pop("path"))
     options.pop("empty")
