@@ -302,7 +302,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
     """What a run will take: exact sizes from empty models, the rest estimated.
 
     Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
-    one for every teacher weight; the head counts on both sides, at the positions that carry loss.
+    one for every teacher weight, if it runs here; the head counts on both sides, at the positions that carry loss.
 
     Args:
         settings: a checked recipe.
@@ -334,11 +334,12 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
 
 
 def _operations(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
-    """Multiply-adds of training a student, and its control."""
+    """Multiply-adds of training a student, and its control; a teacher's whose signals come from elsewhere are not counted."""
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
     heads = [0 if m.bare else m.head_layer.weight.numel() for m in (master, pupil)]
     learn = 3.0 * (bodies[1] + heads[1])
-    distil = learn + bodies[0] + heads[0]
+    silent = settings.taught_by(len(settings.stages)).name in ELSEWHERE
+    distil = learn + (0.0 if silent else bodies[0] + heads[0])
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     return tokens * (distil + (learn if settings.evaluate.control else 0.0))
 
@@ -357,6 +358,9 @@ def _memory(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
         + 2 * 48 * 2**20
     )
 
+
+ELSEWHERE = ("store", "served")
+"""Teachers that compute nothing here while the student learns."""
 
 OVERHEAD = 1.2
 """Time of a step over the time of its matrix products alone."""

@@ -24,6 +24,7 @@ from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
 from stillhouse import data
+from stillhouse.check import costs
 from stillhouse.data.pieces import Pieces
 from stillhouse.errors import RecipeError, RunError, StillhouseError
 from stillhouse.files import sha256_file
@@ -477,3 +478,12 @@ def test_a_whole_run_learns_from_the_store(material: Path, tmp_path: Path, kind:
     losses = [line["forward_kl"] for line in steps if "forward_kl" in line]
     assert len(losses) == 2 and all(np.isfinite(losses))
     assert (folder / "student" / "model.safetensors").is_file() and (folder / "report.html").is_file()
+
+
+def test_a_teacher_that_spoke_before_costs_no_arithmetic(material: Path, tmp_path: Path) -> None:
+    stored = recipe_of(material, tmp_path / "store", "evaluate.control=false")
+    live = stored.model_copy(update={"teacher": stillhouse.recipe.as_teacher(str(material / "teacher"))})
+    first, second = (costs(each, measure=False).operations for each in (stored, live))
+    teacher = stillhouse.models.load(str(material / "teacher"))
+    weights = sum(p.numel() for p in teacher.layers.parameters()) + teacher.head.weight_VH.numel()
+    assert second - first == pytest.approx(stored.trainer.steps * stored.trainer.tokens_per_step * weights)

@@ -123,7 +123,9 @@ def test_hidden_states_speak_of_the_teachers_tokens_only(material: Path, tmp_pat
 
 
 def test_all_mistakes_are_told_before_a_weight_is_loaded(material: Path, tmp_path: Path):
-    settings = recipe_of(material, tmp_path, "data.sources.paht=x", "student.kep=3", f"teacher.model={tmp_path / 'none'}")
+    settings = recipe_of(
+        material, tmp_path, "data.sources.paht=x", "student.kep=3", f"teacher.model={tmp_path / 'none'}"
+    )
     with pytest.raises(StillhouseError) as stopped:
         label(settings)
     assert {problem.where for problem in stopped.value.problems} >= {"data.sources.0.paht", "student.kep"}
