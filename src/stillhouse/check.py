@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def check(settings: recipe.Recipe) -> None:
             problems += files_missing(function, options, where)
             if kind == "sampler":
                 function(None, **options)  # it reads nothing yet, but knows which options make sense
+    problems += filter_problems(settings)
     with gathering(problems):
         from stillhouse.objective import terms_of
 
@@ -90,6 +92,22 @@ def check(settings: recipe.Recipe) -> None:
     if problems:
         unique = list(dict.fromkeys(problems))
         raise RecipeError(*unique)
+
+
+def filter_problems(settings: recipe.Recipe) -> list[Problem]:
+    """What is wrong with filters, before anything is filtered."""
+    from stillhouse.data.screening import GIVEN, make
+
+    problems: list[Problem] = []
+    for i, strategy in enumerate(settings.data.filters):
+        with gathering(problems):
+            where = f"data.filters.{i}"
+            make(strategy, where, dict.fromkeys(GIVEN))  # reads nothing yet, but knows which options make sense
+            asks = "teacher" in inspect.signature(find("filter", strategy.name, where)).parameters
+            if asks and settings.teacher.name in ("store", "served"):
+                what = f"asks the teacher about all text, and the weights of '{settings.teacher.name}' are not here"
+                problems.append(Problem(where, what, "Take a folder, a hub id or a GGUF file, or leave it out."))
+    return problems
 
 
 def class_problems(section: recipe.Data) -> list[Problem]:

@@ -21,6 +21,7 @@ from stillhouse.errors import Problem, RecipeError, did_you_mean, fail
 KINDS: dict[str, str] = {
     "source": "data/sources",
     "format": "data/formats",
+    "filter": "data/filters",
     "teacher": "teacher/sources",
     "builder": "student/builders",
     "sampler": "data/samplers",

@@ -25,6 +25,9 @@ ALPHA_PRESETS: dict[str, float] = {"high": 0.9, "moderate": 0.6, "low": 0.3}
 NEUTRAL_TRAINER_KEYS = ("checkpoint_every", "loggers", "device", "threads")
 """Keys of the trainer that may change between the sittings of a run: they decide no weight (but for rounding)."""
 
+NEUTRAL_DATA_KEYS = ("workers",)
+"""Keys of the data that decide nothing about the corpus."""
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused."""
@@ -90,6 +93,10 @@ class Data(Section):
     """What to do with examples whose prompt leaves no room for an answer in a block."""
     max_documents: int | None = Field(default=None, ge=2)
     """Stop reading the sources after so many documents (a streamed source may have no end)."""
+    filters: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
+    """What is taken out of the sources' documents, one after the other: strategies of the kind filter; near_duplicates."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that filter at the same time; how many does not change the result."""
     sampler: Strategy | None = None
     """Whose words, in what proportion: a strategy of the kind sampler, such as student_text; all of the data if not given."""
     seed: int = 0
@@ -360,6 +367,8 @@ class Recipe(Section):
         content.pop("run", None)
         for key in NEUTRAL_TRAINER_KEYS:
             del content["trainer"][key]
+        for key in NEUTRAL_DATA_KEYS:
+            del content["data"][key]
         if sections:
             content = {name: content[name] for name in sections}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,19 +17,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillhouse.data import pace
+from stillhouse.data import pace, screening
 from stillhouse.data.reading import Record
 from stillhouse.data.render import NO_LOSS, PAIR, Example, Rendered, classified, end_token, fit, tokenise
-from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column
+from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column, out_of
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
-from stillhouse.recipe import Data
+from stillhouse.recipe import NEUTRAL_DATA_KEYS, Data
 from stillhouse.vocabulary import fingerprint
 
 if TYPE_CHECKING:
@@ -109,9 +110,21 @@ def prepare(
     facts = _facts_if_same(folder, made_of)
     if facts is None:
         _remove_leftovers(folder)
+        filtering = folder.with_name(f".{folder.name}.filtering")
+        progress = progress or (lambda *_: None)
+        screen = partial(
+            screening.screen,
+            section,
+            filtering,
+            made_of=made_of,
+            hash_of=lambda where, rendered: _share(_key(where, rendered), section.seed),
+            teacher=teacher,
+            progress=progress,
+        )
         with atomic_folder(folder) as building:
-            facts = _build(section, readers, tokenizer, end, building, progress or (lambda *_: None))
+            facts = _build(section, readers, tokenizer, end, building, progress, screen)
             write_json(building / "manifest.json", {"made_of": made_of, "facts": facts})
+        shutil.rmtree(filtering, ignore_errors=True)
     return _open(folder, section.block, facts)
 
 
@@ -163,16 +176,20 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
 def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int | None) -> dict[str, Any]:
     """All that the arrays depend on, as plain values."""
     code, files = {}, []
-    for reader in readers:
-        for function in (reader.source, reader.format):
-            file = inspect.getsourcefile(function)
-            code[f"{function.__module__}:{function.__name__}"] = sha256_file(Path(file)) if file else None
-        for path in getattr(reader.source, "inputs", lambda _: [])(reader.source_options):
+    used = [part for r in readers for part in ((r.source, r.source_options), (r.format, r.format_options))]
+    for i, strategy in enumerate(section.filters):
+        where = f"data.filters.{i}"
+        function = find("filter", strategy.name, where)
+        used.append((function, check_options(function, strategy.options, where)))
+    for function, options in used:
+        file = inspect.getsourcefile(function)
+        code[f"{function.__module__}:{function.__name__}"] = sha256_file(Path(file)) if file else None
+        for path in getattr(function, "inputs", lambda _: [])(options):
             stat = path.stat()
             files.append([str(path), stat.st_size, stat.st_mtime_ns])
     return {
         "format": _FORMAT,
-        "section": section.model_dump(mode="json", exclude={"sampler"}),
+        "section": section.model_dump(mode="json", exclude={"sampler", *NEUTRAL_DATA_KEYS}),
         "tokenizer": fingerprint(tokenizer),
         "end": end,
         "code": code,
@@ -235,11 +252,7 @@ class _Builder:
         if not rendered.text:
             self.counts["empty"] += 1
             return
-        try:
-            key = hashlib.blake2b(rendered.content.encode(), digest_size=16).digest()
-        except UnicodeEncodeError as error:
-            what = f"has half of a surrogate pair at character {error.start}, which is no text"
-            raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
+        key = _key(where, rendered)
         if key in self.seen:
             self.counts["duplicates_dropped"] += 1
             return
@@ -314,6 +327,15 @@ class _Builder:
         return tokenise(batch, self.tokenizer, self.end)
 
 
+def _key(where: str, rendered: Rendered) -> bytes:
+    """A hash of all that a document is tokenised from."""
+    try:
+        return hashlib.blake2b(rendered.content.encode(), digest_size=16).digest()
+    except UnicodeEncodeError as error:
+        what = f"has half of a surrogate pair at character {error.start}, which is no text"
+        raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
+
+
 def _share(key: bytes, seed: int) -> int:
     """A number of 64 bits that is as good as random."""
     return int.from_bytes(
@@ -322,25 +344,44 @@ def _share(key: bytes, seed: int) -> int:
 
 
 def _build(
-    section: Data, readers: list[_Reader], tokenizer: Any, end: int | None, folder: Path, progress: Report
+    section: Data,
+    readers: list[_Reader],
+    tokenizer: Any,
+    end: int | None,
+    folder: Path,
+    progress: Report,
+    screen: Callable[..., screening.Screened],
 ) -> dict[str, Any]:
     began = reported = time.monotonic()
     with ExitStack() as stack:
         builder = _Builder(section, tokenizer, end, folder, stack)
         paces = [reader.pace for reader in readers]
 
+        read = 0
+
         def report() -> None:
             nonlocal reported
             now = time.monotonic()
             if now - reported >= _SECONDS_BETWEEN_REPORTS:
                 reported = now
-                documents = builder.documents + len(builder.waiting)
+                documents = read or builder.documents + len(builder.waiting)
                 left, at_least = pace.left(paces, documents, section.max_documents)
-                progress(_counted(documents, left, now - began), left, at_least)
+                progress(_counted(documents, left, now - began), left, at_least or bool(read))
+
+        def told(documents: int) -> None:
+            nonlocal read
+            read = documents
+            report()
 
         for each in paces:
             each.told = report  # a record may take a minute
-        for where, rendered in _rendered(readers, tokenizer):
+        documents = _rendered(readers, tokenizer)
+        screened = None
+        if section.filters:
+            screened = screen(documents, told=told)
+            read, paces = 0, [pace.Pace()]
+            documents = _kept(screened, paces[0])
+        for where, rendered in documents:
             builder.add(where, rendered)
             if section.max_documents is not None and builder.documents + len(builder.waiting) >= section.max_documents:
                 builder.flush()  # some that wait may be dropped: count what is really there
@@ -349,21 +390,35 @@ def _build(
             report()
         builder.flush()
     progress(_counted(builder.documents, 0.0, time.monotonic() - began), 0.0, False)
-    _refuse_too_little(builder.documents, builder.counts)
-    documents = column(folder, "documents", writable=True)
-    _split(documents, section.validation)
-    documents.flush()
-    facts: dict[str, Any] = {
-        **builder.counts,
-        "documents": len(documents),
-        "train": _side_facts(documents[~documents["validation"]]),
-        "validation": _side_facts(documents[documents["validation"]]),
+    facts: dict[str, Any] = {**builder.counts, **(screened.facts if screened else {})}
+    _refuse_too_little(builder.documents, {name: n for name, n in facts.items() if isinstance(n, int)})
+    rows = column(folder, "documents", writable=True)
+    rows["validation"], moved = out_of(rows["share"], section.validation)
+    if screened is not None and moved is not None and int(rows["share"][moved]) != screened.moved:
+        what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
+        raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
+    rows.flush()
+    facts |= {
+        "documents": len(rows),
+        "train": _side_facts(rows[~rows["validation"]]),
+        "validation": _side_facts(rows[rows["validation"]]),
         "end_token": None if end is None else tokenizer.convert_ids_to_tokens(end),
         "seconds": round(time.monotonic() - began, 3),
         "lengths": {name: c.length for name, c in builder.columns.items()},
     }
     _refuse_short(facts, section.block)
+    if screened is not None:
+        screened.log_removed(folder / "removed.jsonl")
     return facts
+
+
+def _kept(screened: screening.Screened, own: pace.Pace) -> Iterator[tuple[str, Rendered]]:
+    """What the filters kept; the time left is that of a source of so many documents."""
+    with own.turn():
+        for number, document in enumerate(screened.documents()):
+            own.tell(number / len(screened))
+            yield document
+    own.finished = True
 
 
 def _counted(documents: int, left: float | None, seconds: float) -> str:
@@ -427,17 +482,6 @@ def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
             f"there is one document only, but one must be held out ({read})",
             r'Add text, or cut the file into documents: separator: "\n\n" cuts at empty lines.',
         )
-
-
-def _split(documents: Any, validation: float) -> None:
-    """Hold out the documents whose number lies below the share; at least one, and never all."""
-    share = documents["share"]
-    out = share < np.uint64(min(int(validation * 2.0**64), 2**64 - 1))
-    if not out.any():
-        out[np.argmin(share)] = True
-    if out.all():
-        out[np.argmax(share)] = False
-    documents["validation"] = out
 
 
 def _side_facts(documents: Any) -> dict[str, Any]:

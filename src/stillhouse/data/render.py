@@ -36,6 +36,7 @@ class Rendered:
             not, the text is data: ``<|im_end|>`` in it is eight letters, and the tokenizer adds what it always adds.
         pair: a second text that the label is of too.
         label: number of the class; None where next tokens are the labels.
+        own: the record's own words where the text has more: those of a template, which all records share.
     """
 
     text: str
@@ -44,6 +45,12 @@ class Rendered:
     special: bool = False
     pair: str | None = None
     label: int | None = None
+    own: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What filters look at: the record's own words."""
+        return self.content if self.own is None else self.own
 
     @property
     def content(self) -> str:

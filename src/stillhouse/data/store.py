@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stillhouse.files import write_bytes
+
 DOCUMENT = np.dtype(
     [
         ("key", "V16"),  # hash of the text
@@ -75,6 +77,34 @@ class Column:
             self.close()
         else:
             self._file.close()
+
+
+def write_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write a whole .npy file, or leave the old one as it was; a matrix column by column, so that one can be mapped alone."""
+    content = io.BytesIO()
+    np.save(content, np.asfortranarray(values), allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
+def out_of(shares_D: npt.NDArray[np.uint64], validation: float) -> tuple[npt.NDArray[np.bool_], int | None]:
+    """Which documents are held out: those whose number lies below the share; at least one, and never all.
+
+    Args:
+        shares_D: of each document a number that is as good as random.
+        validation: the share to be held out.
+
+    Returns:
+        Whether each is held out; and, where its number alone would have left a side empty, the row that was moved.
+    """
+    out_D = shares_D < np.uint64(min(int(validation * 2.0**64), 2**64 - 1))
+    moved = None
+    if len(out_D) and not out_D.any():
+        moved = int(np.argmin(shares_D))
+        out_D[moved] = True
+    if out_D.all() and len(out_D):
+        moved = int(np.argmax(shares_D))
+        out_D[moved] = False
+    return out_D, moved
 
 
 def column(folder: Path, name: str, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillhouse.report import charts, words
+from stillhouse.report import charts, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
 from stillhouse.report.words import finite, interval, number, quantity
@@ -193,6 +193,8 @@ class Page:
     endless: str
     environment: list[tuple[str, str]]
     facts: list[tuple[str, str]]
+    filters: list[filters.Taken]
+    diversity: list[tuple[str, str, str]]
     counts: list[tuple[str, str]]
     seconds: list[tuple[str, str]]
     unmeasured: list[tuple[str, str]]
@@ -263,7 +265,9 @@ def build(run: Run) -> Page:
         manners=_manners(run.samples),
         endless=_endless(run.samples),
         environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
-        facts=flat(run.facts),
+        facts=flat({name: value for name, value in run.facts.items() if name not in ("filters", "diversity")}),
+        filters=filters.taken(run.facts, private),
+        diversity=filters.diversity(run.facts),
         counts=flat(mapping(run.evaluation.get("counts"))),
         seconds=[(k, words.duration(v)) for k, v in mapping(run.evaluation.get("seconds")).items()],
         unmeasured=_unmeasured(run, cards),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from stillhouse.data.dialogue import dialogue
@@ -40,4 +41,5 @@ def chat(
                 raise fail(DataError, f"{field}[{i}]", f"has no text in '{key}' (it has {came or 'nothing'})")
     if not messages:
         raise fail(DataError, field, "holds no messages", "Filter such records out of the source.")
-    return dialogue(messages, tokenizer, everything=loss == "all")
+    own = "\n".join(message["content"] for message in messages)
+    return replace(dialogue(messages, tokenizer, everything=loss == "all"), own=own)

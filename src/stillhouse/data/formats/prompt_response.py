@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from stillhouse.data.dialogue import dialogue
@@ -47,8 +48,8 @@ def prompt_response(
         marked = any(token in part for token in tokenizer.get_added_vocab() for part in (head, middle, tail))
         rendered = Rendered(text, None if everything else [(start, len(text))], whole=True, special=marked)
     if not answer.strip() and not everything:
-        return Rendered(rendered.text, [], whole=True, special=rendered.special)  # nothing to learn from
-    return rendered
+        rendered = replace(rendered, loss_spans=[])  # nothing to learn from
+    return replace(rendered, own=f"{question}\n{answer}")
 
 
 def _parts(template: str) -> tuple[str, str, str]:

@@ -1,0 +1,126 @@
+"""What a filter is: how documents are measured, and which of them the measurements remove.
+
+Measuring is most of the work and knows one document at a time, so any process may measure any part of the documents. The
+judgement sees all measurements in the order of the documents, so it does not depend on how the work was shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stillhouse.data.render import Rendered
+from stillhouse.errors import RecipeError, fail
+
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[Any]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of what a filter measured, told so that a threshold can be chosen by them."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A document that a filter takes out.
+
+    Args:
+        row: its place among the documents that were measured.
+        why: what was found, as people read it.
+    """
+
+    row: int
+    why: str
+
+
+class Measured(Protocol):
+    """What was measured of all documents that earlier filters left, in their order."""
+
+    @property
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """Of each document whether it is held out."""
+        ...
+
+    def __len__(self) -> int:
+        """How many documents."""
+        ...
+
+    def parts(self) -> Iterator[Rows]:
+        """The measurements, one row a document, a part of them at a time."""
+        ...
+
+    def column(self, index: int) -> Rows:
+        """One column of the measurements of all documents."""
+        ...
+
+    def document(self, row: int) -> Rendered:
+        """A document, read again."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Where a document came from: its source and the number of its record."""
+        ...
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter, its options chosen.
+
+    Args:
+        measure: documents → one row each. Nothing but a document decides its row.
+        judge: the measurements of all documents → those to be removed, in order.
+        facts: the same → what else is to be told, as plain values.
+        quotes: whether texts that it removes may be shown.
+    """
+
+    measure: Callable[[Sequence[Rendered]], Rows]
+    judge: Callable[[Measured], Iterator[Removed]]
+    facts: Callable[[Measured], dict[str, Any]] = lambda _: {}
+    quotes: bool = True
+
+
+def band(
+    measure: Callable[[Sequence[Rendered]], Rows],
+    say: Callable[[float], str],
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    quotes: bool = True,
+) -> Filter:
+    """A filter that measures one number of each document and keeps those in a band, its ends included.
+
+    Args:
+        measure: documents → float64 [D]; NaN where there is nothing to measure, which is kept.
+        say: a number as people read it.
+        least: the lowest that is kept.
+        most: the highest that is kept.
+        quotes: whether texts that it removes may be shown.
+
+    Raises:
+        RecipeError: nothing could be kept.
+    """
+    if least is not None and most is not None and least > most:
+        raise fail(RecipeError, "least", f"is {least:g}, above most, which is {most:g}", "Nothing would be kept.")
+
+    def judge(measured: Measured) -> Iterator[Removed]:
+        before = 0
+        for values in measured.parts():
+            low = values < least if least is not None else np.zeros(len(values), dtype=bool)
+            high = values > most if most is not None else np.zeros(len(values), dtype=bool)
+            for i in np.flatnonzero(low | high).tolist():
+                limit = f"at least {say(least or 0.0)}" if low[i] else f"at most {say(most or 0.0)}"
+                yield Removed(before + i, f"{say(float(values[i]))}, {limit} is kept")
+            before += len(values)
+
+    def facts(measured: Measured) -> dict[str, Any]:
+        values = np.concatenate([np.zeros(0), *measured.parts()])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return {}
+        found = np.quantile(values, QUANTILES, method="inverted_cdf")
+        return {"measured": {f"{q:.0%}": say(float(v)) for q, v in zip(QUANTILES, found, strict=True)}}
+
+    return Filter(measure, judge, facts, quotes)

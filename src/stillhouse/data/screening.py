@@ -1,0 +1,445 @@
+"""Screening: documents go to disk, each filter goes through what the ones before it left, and what is kept comes out.
+
+The order of the documents and their texts stay as they were: a filter takes whole documents out and changes none. All that
+is done is kept in a folder beside the corpus until the corpus is whole, a shard of one filter at a time, so an
+interruption costs a shard. Shards are measured by any number of processes; the judgement is made by one, in order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stillhouse.data import diversity
+from stillhouse.data.judging import Filter, Ints, Rows
+from stillhouse.data.render import Rendered
+from stillhouse.data.spool import Spool, walk
+from stillhouse.data.store import out_of, write_array
+from stillhouse.errors import DataError, Problem, RecipeError, RunError, StillhouseError, fail
+from stillhouse.files import read_json, write_json
+from stillhouse.find import check_options, find
+from stillhouse.recipe import Data, Strategy
+
+EXAMPLES = 5
+"""Removed documents of each filter that are shown."""
+EXAMPLE_CHARACTERS = 240
+"""Of a removed document that are shown."""
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+GIVEN = ("teacher", "held_out")
+"""What a filter may name before its options: the teacher's model; a function that goes through the held-out documents."""
+
+Mask = npt.NDArray[np.bool_]
+Progress = Callable[[str, float | None, bool], None]
+
+
+def make(strategy: Strategy, where: str, possible: Mapping[str, Any]) -> Filter:
+    """A filter as the recipe has it.
+
+    Args:
+        strategy: its name and options.
+        where: the recipe key to name in errors.
+        possible: what it may be given; None is enough to see whether its options make sense.
+
+    Raises:
+        RecipeError: there is no such filter, or its options are wrong.
+    """
+    function = find("filter", strategy.name, where)
+    options = check_options(function, strategy.options, where)
+    given = [possible[name] for name in inspect.signature(function).parameters if name in possible]
+    try:
+        made: Filter = function(*given, **options)
+    except RecipeError as error:
+        raise RecipeError(*(Problem(f"{where}.{p.where}", p.what, p.way_out) for p in error.problems)) from None
+    return made
+
+
+class Pass:
+    """One filter's way through the documents that are left; what it measured, as ``judging.Measured``.
+
+    Args:
+        spool: all documents.
+        folder: of this pass; holds the measurements, and in ``before.npy`` which documents are left.
+    """
+
+    def __init__(self, spool: Spool, folder: Path) -> None:
+        self.spool, self.folder = spool, folder
+
+    @cached_property
+    def before(self) -> Mask:
+        """Which documents earlier filters left."""
+        return np.asarray(np.load(self.folder / "before.npy", allow_pickle=False), dtype=np.bool_)
+
+    @property
+    def held_out(self) -> Mask:
+        """Of each measured document whether it is held out."""
+        return self.spool.held_out[self.before]
+
+    @cached_property
+    def numbers(self) -> Ints:
+        """The documents that are measured, by their numbers among all."""
+        return np.flatnonzero(self.before)
+
+    @cached_property
+    def shards(self) -> list[int]:
+        """The shards that hold any of them."""
+        borders = self.spool.borders
+        return [i for i in range(self.spool.shards) if self.before[borders[i] : borders[i + 1]].any()]
+
+    def there(self, shard: int) -> bool:
+        """Whether a shard is measured."""
+        return self._file(shard).is_file()
+
+    def measure(self, shard: int, filter_: Filter) -> None:
+        """Measure a shard's documents."""
+        start, stop = self.spool.borders[shard : shard + 2]
+        rows = np.flatnonzero(self.before[start:stop]).tolist()
+        documents = [read.rendered for read in self.spool.read(shard, rows)]
+        found = filter_.measure(documents)
+        assert len(found) == len(documents), f"{len(found)} rows of {len(documents)} documents"
+        write_array(self._file(shard), found)
+
+    def __len__(self) -> int:
+        """How many documents are measured."""
+        return len(self.numbers)
+
+    def parts(self) -> Iterator[Rows]:
+        """The measurements, a shard at a time."""
+        for shard in self.shards:
+            yield np.load(self._file(shard), allow_pickle=False)
+
+    def column(self, index: int) -> Rows:
+        """One column of all measurements."""
+        mapped = (np.load(self._file(shard), mmap_mode="r", allow_pickle=False) for shard in self.shards)
+        return np.concatenate([np.array(part[:, index]) for part in mapped])
+
+    def document(self, row: int) -> Rendered:
+        """A measured document, read again."""
+        return self.spool.document(int(self.numbers[row])).rendered
+
+    def where(self, row: int) -> str:
+        """Where a measured document came from."""
+        return self.spool.document(int(self.numbers[row])).where
+
+    def drop(self) -> None:
+        """Delete the measurements."""
+        for shard in self.shards:
+            self._file(shard).unlink(missing_ok=True)
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"{shard:06}.npy"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What any process needs to know to measure a part: read from the folder that they share.
+
+    Args:
+        folder: the shared folder.
+        filters: as the recipe has them.
+    """
+
+    folder: Path
+    filters: tuple[Strategy, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """The plan that lies in a folder."""
+        return cls(folder, tuple(map(Strategy.model_validate, read_json(folder / "plan.json", []))))
+
+    def write(self) -> None:
+        """Put it into the folder."""
+        write_json(self.folder / "plan.json", [strategy.model_dump(mode="json") for strategy in self.filters])
+
+    @cached_property
+    def spool(self) -> Spool:
+        """All documents."""
+        return Spool(self.folder / "documents")
+
+    def begin(self, number: int) -> Pass:
+        """A filter's pass, by its place in the recipe."""
+        return Pass(self.spool, self.folder / str(number))
+
+    def make(self, number: int, teacher: Any = None) -> Filter:
+        """A filter, by its place in the recipe."""
+        current = self.begin(number)
+
+        def held_out() -> Iterator[tuple[str, Rendered]]:
+            return walk(self.spool, current.before & self.spool.held_out)
+
+        possible = {"teacher": teacher, "held_out": held_out}
+        return make(self.filters[number], f"data.filters.{number}", possible)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What is left of the documents.
+
+    Args:
+        plan: with the folder in which all lies.
+        kept: which documents.
+        facts: what was read, what each filter removed, how diverse the text was before and is now.
+        moved: hash of the document that was put on a side so that none is empty; None if that was not needed.
+    """
+
+    plan: Plan
+    kept: Mask
+    facts: dict[str, Any]
+    moved: int | None
+
+    def __len__(self) -> int:
+        """How many documents are kept."""
+        return int(self.kept.sum())
+
+    def documents(self) -> Iterator[tuple[str, Rendered]]:
+        """Those that are kept, in the order in which they were read."""
+        return walk(self.plan.spool, self.kept)
+
+    def log_removed(self, path: Path) -> None:
+        """Write a line for each removed document: where it came from, which filter took it, and why."""
+        with path.open("wb") as out:
+            for number in range(len(self.plan.filters)):
+                with (self.plan.folder / str(number) / "removed.jsonl").open("rb") as part:
+                    shutil.copyfileobj(part, out)
+
+
+def screen(
+    section: Data,
+    folder: Path,
+    documents: Iterator[tuple[str, Rendered]],
+    *,
+    made_of: dict[str, Any],
+    hash_of: Callable[[str, Rendered], int],
+    teacher: Any = None,
+    told: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Screened:
+    """Read all documents, and let each filter of the recipe take out what it must.
+
+    Args:
+        section: the recipe's section.
+        folder: for what lies on disk meanwhile; what is there of the same is used.
+        documents: each with where it came from.
+        made_of: all that the result depends on.
+        hash_of: a document's number, which decides whether it is held out.
+        teacher: the teacher's model, for filters that ask it.
+        told: called with the number of documents read so far.
+        progress: called with what is done, the seconds left, and whether it may be more.
+
+    Raises:
+        DataError: a document cannot be used, a filter refuses, or nothing is left.
+        RecipeError: a filter's options are wrong.
+        RunError: a process that measures died.
+    """
+    if read_json(folder / "made_of.json", None) != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / "made_of.json", made_of)
+    plan = Plan(folder, section.filters)
+    plan.write()
+    if not plan.spool.complete:
+        _fill(plan.spool, documents, hash_of, section, told)
+    spool = plan.spool
+    kept: Mask = np.ones(len(spool), dtype=np.bool_)
+    told_of = []
+    for number, strategy in enumerate(plan.filters):
+        done = folder / str(number) / "done.json"
+        if not done.is_file():
+            _run(plan, number, kept, teacher, section.workers, progress)
+        kept = np.load(folder / str(number) / "kept.npy", allow_pickle=False)
+        told_of.append({"name": strategy.name, **read_json(done, {})})
+    _refuse_empty(plan, kept, told_of)
+    facts = {
+        "records": spool.facts["records"],
+        "empty": spool.facts["empty"],
+        "filtered": int(len(kept) - kept.sum()),
+        "filters": told_of,
+        "diversity": diversity.compare(spool, kept),
+    }
+    _, moved = out_of(spool.hashes, section.validation)
+    return Screened(plan, kept, facts, None if moved is None else int(spool.hashes[moved]))
+
+
+def _fill(
+    spool: Spool,
+    documents: Iterator[tuple[str, Rendered]],
+    hash_of: Callable[[str, Rendered], int],
+    section: Data,
+    told: Callable[[int], None],
+) -> None:
+    counts = {"records": 0, "empty": 0, "validation": section.validation}
+
+    def given() -> Iterator[tuple[str, Rendered, int]]:
+        for where, rendered in documents:
+            counts["records"] += 1
+            if rendered.text:
+                yield where, rendered, hash_of(where, rendered)
+            else:
+                counts["empty"] += 1
+            taken = int(counts["records"] - counts["empty"])
+            told(taken)
+            if taken == section.max_documents:
+                return
+
+    spool.write(given(), counts)
+
+
+def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progress: Progress) -> None:
+    """Let one filter go through what is left."""
+    began = time.monotonic()
+    strategy = plan.filters[number]
+    current = plan.begin(number)
+    current.folder.mkdir(exist_ok=True)
+    write_array(current.folder / "before.npy", kept)
+    filter_ = plan.make(number, teacher)
+    there = sum(map(current.there, current.shards))
+    text = f"filter {number + 1} of {len(plan.filters)}, {strategy.name}"
+
+    def tell(done: int) -> None:
+        fresh = done - there
+        spent = time.monotonic() - began
+        left = spent * (len(current.shards) - done) / fresh if fresh > 0 else None
+        progress(f"{text}: {done} of {len(current.shards)} shards", left, number + 1 < len(plan.filters))
+
+    tell(there)
+    alone = "teacher" in inspect.signature(find("filter", strategy.name)).parameters
+    if workers == 1 or alone:
+        for done, shard in enumerate(current.shards, 1):
+            if not current.there(shard):
+                current.measure(shard, filter_)
+                tell(max(done, there))
+    else:
+        _together(plan, number, current, workers, tell)
+    progress(f"{text}: judging", None, True)
+    after, examples = _judge(plan, number, current, filter_)
+    told = {
+        "options": strategy.options,
+        "seen": len(current),
+        "removed": int(kept.sum() - after.sum()),
+        **filter_.facts(current),
+        "examples": examples,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_array(current.folder / "kept.npy", after)
+    write_json(current.folder / "done.json", told)
+    current.drop()
+
+
+def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mask, list[dict[str, str]]]:
+    """Which documents are left, and some of those that are not: a sample that does not change when the run is repeated."""
+    after = current.before.copy()
+    sample: list[tuple[int, int, str, str]] = []
+    temporary = current.folder / "removed.jsonl.tmp"
+    with temporary.open("w", encoding="ascii") as log:
+        for removed in filter_.judge(current):
+            after[current.numbers[removed.row]] = False
+            where = current.where(removed.row)
+            line = {"record": where, "filter": plan.filters[number].name, "why": removed.why}
+            log.write(json.dumps(line) + "\n")
+            order = removed.row * 0x9E3779B97F4A7C15 % 2**64
+            heapq.heappush(sample, (-order, removed.row, where, removed.why))
+            if len(sample) > EXAMPLES:
+                heapq.heappop(sample)
+    os.replace(temporary, current.folder / "removed.jsonl")
+    examples = []
+    for _, row, where, why in sorted(sample, key=lambda each: each[1]):
+        example = {"record": where, "why": why}
+        if filter_.quotes:
+            text = current.document(row).words
+            example["text"] = text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS] + "…"
+        examples.append(example)
+    return after, examples
+
+
+def _together(plan: Plan, number: int, current: Pass, workers: int, tell: Callable[[int], None]) -> None:
+    """Measure with several processes, each taking every so-manyth shard."""
+    # a program of its own, not a fork or spawn of this one: it must not run a user's script again, nor share torch's threads
+    command = [sys.executable, "-m", "stillhouse.data.measuring", str(plan.folder), str(number)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    logs = [current.folder / f"worker-{part}.log" for part in range(workers)]
+    running: list[subprocess.Popen[bytes]] = []
+    failed: list[tuple[int, Path]] = []
+    try:
+        for part, log in enumerate(logs):
+            with log.open("wb") as output:
+                running.append(
+                    subprocess.Popen(
+                        [*command, str(part), str(workers)], stdout=output, stderr=output, env=environment
+                    )
+                )
+        while not failed and any(process.poll() is None for process in running):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            tell(sum(map(current.there, current.shards)))
+            failed = [(p.returncode, log) for p, log in zip(running, logs, strict=True) if p.poll()]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    if failed:
+        raise _reason(*failed[0])
+
+
+def _reason(code: int, log: Path) -> StillhouseError:
+    """What a process ended with, as an error."""
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    with suppress(ValueError, TypeError):
+        return DataError(*(Problem(**problem) for problem in json.loads(last)))
+    what = f"a process that filters ended with {code}{': ' + last if last else ''}"
+    way_out = "Start the same command again: what is done is kept. Fewer data.workers need less memory."
+    return fail(RunError, "data.workers", what, way_out)
+
+
+def measure_part(folder: Path, number: int, part: int, of: int) -> int:
+    """Measure every so-manyth shard of a pass: what a process beside the main one does.
+
+    Args:
+        folder: that the processes share.
+        number: of the filter.
+        part: which of the parts, from 0.
+        of: how many parts there are.
+
+    Returns:
+        what the process ends with: 0 if all went well, 2 if a user must do something, which its last line tells.
+    """
+    plan, parent = Plan.read(folder), os.getppid()
+    current = plan.begin(number)
+    try:
+        filter_ = plan.make(number)
+        for shard in current.shards[part::of]:
+            if os.getppid() != parent:
+                return 1
+            if not current.there(shard):
+                current.measure(shard, filter_)
+    except StillhouseError as error:
+        print(json.dumps([vars(problem) for problem in error.problems]))
+        return 2
+    return 0
+
+
+def _refuse_empty(plan: Plan, kept: Mask, told_of: Sequence[Mapping[str, Any]]) -> None:
+    if not len(kept):
+        return  # that there was nothing to read is told by who tokenises
+    held_out = plan.spool.held_out
+    sides = {"document to learn from": kept & ~held_out, "held-out document": kept & held_out}
+    missing = [side for side, mask in sides.items() if not mask.any()]
+    if missing:
+        removed = ", ".join(f"{each['name']} removed {each['removed']:,} of {each['seen']:,}" for each in told_of)
+        what = f"leave no {' and no '.join(missing)} ({removed})"
+        way_out = "Loosen the filter that removed most; or raise data.validation, if few documents are held out."
+        raise fail(DataError, "data.filters", what, way_out)
