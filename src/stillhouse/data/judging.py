@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator
 
 from stillhouse.data.render import Rendered
 from stillhouse.errors import RecipeError, fail
 
 Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
+
+Several = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""An option that is one text or a list of them."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of what a filter measured, told so that a threshold can be chosen by them."""

@@ -112,7 +112,9 @@ class Pass:
         rows = np.flatnonzero(self.before[start:stop]).tolist()
         documents = [read.rendered for read in self.spool.read(shard, rows)]
         found = filter_.measure(documents)
-        assert len(found) == len(documents), f"{len(found)} rows of {len(documents)} documents"
+        if len(found) != len(documents):
+            what = f"a filter measured {len(found)} rows of {len(documents)} documents"
+            raise fail(DataError, "data.filters", what, "Give one row for each document, in their order.")
         write_array(self._file(shard), found)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from stillhouse.data.judging import Filter, band
+from stillhouse.data.judging import Filter, Several, band
 
 PHRASES = (
     "lorem ipsum",
@@ -48,7 +48,7 @@ PHRASES = (
 def boilerplate(
     *,
     most: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3,
-    phrases: Annotated[tuple[str, ...], Field(min_length=1)] = PHRASES,
+    phrases: Annotated[Several, Field(min_length=1)] = PHRASES,
 ) -> Filter:
     """Documents that are mostly menus, cookie banners and legal footers.
 

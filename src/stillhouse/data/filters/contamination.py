@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from stillhouse.data.evaluation_sets import KINDS, Index, texts_of, wrong_files
-from stillhouse.data.judging import Filter, Measured, Removed
+from stillhouse.data.judging import Filter, Measured, Removed, Several
 from stillhouse.data.reading import matching, reads
 from stillhouse.data.render import Rendered
 from stillhouse.errors import DataError, RecipeError, fail
@@ -32,7 +32,7 @@ def _inputs(options: dict[str, Any]) -> list[Path]:
 def contamination(
     held_out: Callable[[], Iterable[tuple[str, Rendered]]],
     *,
-    files: tuple[str, ...] = (),
+    files: Several = (),
     validation: bool = True,
     run: Annotated[int, Field(ge=3)] = 13,
     shortest: Annotated[int, Field(ge=1)] = 8,

@@ -26,10 +26,9 @@ def exact_duplicates(*, ignore: Literal["spacing", "punctuation"] = "punctuation
         return " ".join(document.words.split() if ignore == "spacing" else words(document.words))
 
     def measure(documents: Sequence[Rendered]) -> npt.NDArray[np.uint64]:
-        keys = [
-            hashlib.blake2b(plain(d).encode("utf-8", "surrogatepass"), digest_size=8).digest() for d in documents
-        ]
-        return np.frombuffer(b"".join(keys), dtype="<u8").reshape(len(keys), 1)
+        texts = [plain(d).encode("utf-8", "surrogatepass") for d in documents]
+        keys = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]
+        return np.array(keys, dtype=np.uint64).reshape(len(keys), 1)
 
     def judge(measured: Measured) -> Iterator[Removed]:
         rows, firsts, _ = twins(measured.column(0))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stillhouse.data.judging import Filter, band
+from stillhouse.data.judging import Filter, Several, band
 from stillhouse.data.render import Rendered
 from stillhouse.errors import RecipeError, did_you_mean, fail
 
@@ -19,7 +19,7 @@ MOST_CHARACTERS = 2000
 
 def language(
     *,
-    keep: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",),
+    keep: Annotated[Several, Field(min_length=1)] = ("en",),
     least: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5,
     shortest: Annotated[int, Field(ge=1)] = 20,
 ) -> Filter:
