@@ -371,6 +371,39 @@ MANIFEST: dict[str, Any] = {
         "train": {"documents": 1747, "tokens": 2_461_204, "loss_positions": 2_459_457},
         "validation": {"documents": 92, "tokens": 129_880, "loss_positions": 129_788},
         "lengths": {"shortest": 18, "median": 903, "longest": 12_410},
+        "filtered": 31,
+        "filters": [
+            {
+                "name": "length",
+                "options": {"least": 20},
+                "seen": 1882,
+                "removed": 7,
+                "measured": {"5%": "41 words", "50%": "310 words", "95%": "1,204 words"},
+                "examples": [
+                    {
+                        "record": "data.sources.0 (jsonl), record 17",
+                        "why": "3 words, at least 20 words is kept",
+                        "text": "To be continued.",
+                    }
+                ],
+                "seconds": 0.4,
+            },
+            {
+                "name": "contamination",
+                "options": {"files": ["/home/somebody/benchmarks/boolq.jsonl"]},
+                "seen": 1875,
+                "removed": 24,
+                "compared with": {"boolq.jsonl": {"texts": 3270, "documents removed": 24}},
+                "examples": [],
+                "seconds": 1.2,
+            },
+        ],
+        "diversity": {
+            "before": {"distinct_1": 0.2114, "distinct_2": 0.7012, "distinct_3": 0.9311, "self_bleu": 0.2873},
+            "after": {"distinct_1": 0.2142, "distinct_2": 0.7101, "distinct_3": 0.9402, "self_bleu": 0.2511},
+            "documents": 256,
+            "words": 24_106,
+        },
     },
 }
 
@@ -462,7 +495,18 @@ def poison(folder: Path) -> Path:
     told["models"]["teacher"]["license"] = "<script>"
     put_json(folder / "evaluation.json", told)
     put_json(folder / "environment.json", NASTY | dict.fromkeys(short, "a key"))
-    put_json(folder / "data" / "manifest.json", {"facts": {"deep": {"deeper": NASTY}}})
+    filters = [
+        {
+            "name": text[:300],
+            "options": {text[:300]: text},
+            "seen": text,
+            "measured": {text[:300]: text},
+            "examples": [{"record": text, "why": text, "text": text}, text],
+        }
+        for text in NASTY.values()
+    ]
+    facts = {"deep": {"deeper": NASTY}, "filters": filters, "diversity": {"before": NASTY, "after": [1]}}
+    put_json(folder / "data" / "manifest.json", {"facts": facts})
     recipe = RECIPE.replace("smol-24m", json.dumps(NASTY["script"] + NASTY["override"]))
     (folder / "recipe.yaml").write_text(recipe.replace("drop_layers", "'<b>x</b> | y'"), encoding="utf-8")
     (folder / "student" / "a <b> file & more\u202e.txt").write_text("x", encoding="utf-8")
