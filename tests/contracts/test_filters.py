@@ -35,7 +35,6 @@ DOCUMENTS = [
     Rendered("<|im_start|>user\nthe fox<|im_end|>", special=True, whole=True, own="the fox"),
     Rendered("one of", pair="a pair", whole=True, label=1),
     Rendered("."),
-    Rendered("half \ud83d pair"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from stillhouse.data import prepare, screening, spool
 from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import out_of
+from stillhouse.data.store import Seen, out_of
 from stillhouse.errors import DataError, RecipeError, RunError
 from stillhouse.recipe import Data
 
@@ -311,3 +312,18 @@ def test_progress_tells_of_each_filter(tokenizer: Any, tmp_path: Path) -> None:
     texts = [text for text, _, _ in told]
     assert "filter 1 of 2, length: 1 of 1 shards" in texts and "filter 2 of 2, exact_duplicates: judging" in texts
     assert texts[-1] == "30 documents"
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16) | st.sampled_from([bytes(16), b"\1" + bytes(15)]), max_size=80))
+def test_seen_is_a_set(keys: list[bytes]) -> None:
+    seen, meant = Seen(), set()
+    for key in keys:
+        assert seen.add(key) == (key not in meant)
+        meant.add(key)
+    assert seen.count == len(meant)
+
+
+def test_seen_grows() -> None:
+    seen = Seen()
+    keys = [hashlib.blake2b(bytes([i % 256, i // 256]), digest_size=16).digest() for i in range(5000)]
+    assert all(seen.add(key) for key in keys) and not any(seen.add(key) for key in keys)

@@ -26,7 +26,7 @@ import numpy as np
 from stillhouse.data import pace, screening
 from stillhouse.data.reading import Record
 from stillhouse.data.render import NO_LOSS, PAIR, Example, Rendered, classified, end_token, fit, tokenise
-from stillhouse.data.store import COLUMNS, DOCUMENT, Column, column, out_of
+from stillhouse.data.store import COLUMNS, DOCUMENT, Column, Seen, column, out_of
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
@@ -237,7 +237,7 @@ class _Builder:
             ),
             0,
         )
-        self.seen: set[bytes] = set()
+        self.seen = Seen()
         self.waiting: list[tuple[str, bytes, Rendered]] = []
         self.characters = 0
 
@@ -253,10 +253,9 @@ class _Builder:
             self.counts["empty"] += 1
             return
         key = _key(where, rendered)
-        if key in self.seen:
+        if not self.seen.add(key):
             self.counts["duplicates_dropped"] += 1
             return
-        self.seen.add(key)
         self.waiting.append((where, key, rendered))
         self.characters += len(rendered.content)
         if len(self.waiting) >= _BATCH_DOCUMENTS or self.characters >= _BATCH_CHARACTERS:

@@ -23,7 +23,7 @@ def language(
     least: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5,
     shortest: Annotated[int, Field(ge=1)] = 20,
 ) -> Filter:
-    """Documents in other languages than those wanted, by the classifier of py3langid (Lui and Baldwin 2012), 97 languages.
+    """Documents in other languages than those wanted, by the classifier of py3langid (Lui and Baldwin 2012), 139 languages.
 
     What is measured is how probable the wanted languages are together.
 
@@ -41,8 +41,8 @@ def language(
         raise fail(
             RecipeError, "name", f"languages cannot be told: {error}", "pip install 'stillhouse[filters]'"
         ) from None
-    identifier = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
-    known = [str(code) for code in identifier.nb_classes]
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    known = [str(code) for code in identifier.labels]
     for code in keep:
         if code not in known:
             raise fail(RecipeError, "keep", f"'{code}' is no language that is known", did_you_mean(code, known))
