@@ -79,7 +79,9 @@ def tokenizer_of(path: Path) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     with path.open(encoding="ascii") as file:
-        inner.train_from_iterator((json.loads(line)["text"] for line, _ in zip(file, range(2000), strict=False)), trainer)
+        inner.train_from_iterator(
+            (json.loads(line)["text"] for line, _ in zip(file, range(2000), strict=False)), trainer
+        )
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
 
 

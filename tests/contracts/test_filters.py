@@ -84,8 +84,6 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.array_equal(one, other))
 
 
-
-
 def test_nothing_but_a_document_decides_its_row(filter_: Filter) -> None:
     """So any process may measure any part."""
     together = filter_.measure(DOCUMENTS)

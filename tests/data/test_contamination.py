@@ -60,7 +60,12 @@ SOME = st.lists(st.sampled_from("abc"), max_size=14).map(" ".join)
 
 
 @settings(max_examples=300, deadline=None)
-@given(texts=st.lists(SOME, max_size=14), documents=st.lists(SOME, max_size=6), run=st.integers(3, 6), shortest=st.integers(1, 8))
+@given(
+    texts=st.lists(SOME, max_size=14),
+    documents=st.lists(SOME, max_size=6),
+    run=st.integers(3, 6),
+    shortest=st.integers(1, 8),
+)
 def test_overlap_is_what_its_definition_says(texts: list[str], documents: list[str], run: int, shortest: int) -> None:
     found = Index(((str(i), t) for i, t in enumerate(texts)), run, shortest).overlap(documents)
     assert found.score_D == pytest.approx([expected(texts, d, run, shortest) for d in documents], abs=1e-6)
@@ -160,7 +165,9 @@ def test_files_of_every_kind_are_read(tokenizer: Any, tmp_path: Path) -> None:
     texts = [" ".join(fresh(draw, 40)) for _ in range(60)]
     (tmp_path / "a.txt").write_text(texts[0], encoding="utf-8")
     with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.write(json.dumps({"id": 1, "question": {"stem": texts[1]}, "choices": ["no", texts[2]], "answer": 0}) + "\n")
+        file.write(
+            json.dumps({"id": 1, "question": {"stem": texts[1]}, "choices": ["no", texts[2]], "answer": 0}) + "\n"
+        )
     parquet.write_table(pa.table({"passage": [texts[3]]}), tmp_path / "c.parquet")
     files = [str(tmp_path / "*.txt"), str(tmp_path / "b.jsonl.gz"), str(tmp_path / "c.parquet")]
     made = section(write_lines(tmp_path / "train.jsonl", texts), files=files, validation=False)
@@ -194,7 +201,9 @@ def test_refusing_names_what_was_found(tokenizer: Any, tmp_path: Path) -> None:
     draw = random.Random(5)
     texts = [" ".join(fresh(draw, 40)) for _ in range(40)]
     evaluation = write_lines(tmp_path / "eval.jsonl", texts)
-    made = section(write_lines(tmp_path / "train.jsonl", texts), files=[str(evaluation)], validation=False, action="refuse")
+    made = section(
+        write_lines(tmp_path / "train.jsonl", texts), files=[str(evaluation)], validation=False, action="refuse"
+    )
     with pytest.raises(DataError) as error:
         prepare(made, tokenizer, tmp_path / "data")
     said = str(error.value)

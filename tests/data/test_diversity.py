@@ -60,7 +60,10 @@ def test_samples_are_of_equal_size(tmp_path: Path) -> None:
     texts = [f"word{i % 10} other{i % 10} third" for i in range(40)] + [f"new{i} fresh{i}" for i in range(10)]
     place = Spool(tmp_path)
     numbers = np.random.default_rng(0).integers(0, 2**63, len(texts))
-    place.write(((str(i), Rendered(t), int(n)) for i, (t, n) in enumerate(zip(texts, numbers, strict=True))), {"validation": 0.1})
+    place.write(
+        ((str(i), Rendered(t), int(n)) for i, (t, n) in enumerate(zip(texts, numbers, strict=True))),
+        {"validation": 0.1},
+    )
     kept = np.array([i < 10 or i >= 40 for i in range(50)])
     found = compare(Spool(tmp_path), kept)
     assert found["documents"] == 20 and 0 < found["words"] <= 60

@@ -170,5 +170,3 @@ def test_code_is_compared_with_its_punctuation_if_asked() -> None:
     texts = ["x = a + b", "x = a - b", "x  =  a + b"]
     assert list(removed(texts, "exact_duplicates")) == [1, 2]
     assert list(removed(texts, "exact_duplicates", ignore="spacing")) == [2]
-
-

@@ -47,9 +47,7 @@ class Values:
 def test_a_band_keeps_what_lies_in_it(parts: list[list[float]], least: float | None, most: float | None) -> None:
     made = band(lambda _: np.zeros(0), str, least=least, most=most)
     flat = [v for part in parts for v in part]
-    expected = [
-        i for i, v in enumerate(flat) if (least is not None and v < least) or (most is not None and v > most)
-    ]
+    expected = [i for i, v in enumerate(flat) if (least is not None and v < least) or (most is not None and v > most)]
     assert [removed.row for removed in made.judge(Values(*parts))] == expected
 
 
@@ -93,7 +91,9 @@ def test_repetition_is_the_share_of_words_in_runs_that_came_before(texts: list[l
 
 def test_loops_are_seen_and_prose_is_not() -> None:
     loop = "I am sorry, I do not know that. " * 8
-    prose = "The still stood in a corner of the barn, and nobody had lit a fire under it for as long as anyone could say."
+    prose = (
+        "The still stood in a corner of the barn, and nobody had lit a fire under it for as long as anyone could say."
+    )
     found = values(repetition(), loop, "na " * 30, prose)
     assert found[0] > 0.8 and found[1] > 0.8 and found[2] == 0.0
 

@@ -108,7 +108,9 @@ def test_prompt_and_response(tokenizer: Any) -> None:
     assert rendered.whole and not rendered.special
     assert said(rendered, tokenizer) == "the fox {prompt} .<|im_end|>"
     everything = prompt_response(record, tokenizer, prompt="q", response="a", loss="all")
-    assert everything == Rendered("Who jumps? {response}\nthe fox {prompt}", whole=True)
+    whole = "Who jumps? {response}\nthe fox {prompt}"
+    assert everything == Rendered(whole, whole=True, own=whole)
+    assert rendered.words == whole  # without what the template adds
 
 
 def test_special_tokens_in_answers_are_data_unless_the_template_has_some(tokenizer: Any) -> None:

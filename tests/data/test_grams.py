@@ -60,9 +60,7 @@ def test_inside_never_crosses_a_border(texts: list[str], n: int) -> None:
 
 @given(st.lists(st.integers(0, 5), max_size=20))
 def test_twins(keys: list[int]) -> None:
-    expected = [
-        (i, keys.index(k), i - 1 - keys[:i][::-1].index(k)) for i, k in enumerate(keys) if k in keys[:i]
-    ]
+    expected = [(i, keys.index(k), i - 1 - keys[:i][::-1].index(k)) for i, k in enumerate(keys) if k in keys[:i]]
     found = twins(np.array(keys, dtype=np.uint64))
     assert list(zip(*(each.tolist() for each in found), strict=True)) == expected
 

@@ -381,9 +381,7 @@ def _together(plan: Plan, number: int, current: Pass, workers: int, tell: Callab
         for part, log in enumerate(logs):
             with log.open("wb") as output:
                 running.append(
-                    subprocess.Popen(
-                        [*command, str(part), str(workers)], stdout=output, stderr=output, env=environment
-                    )
+                    subprocess.Popen([*command, str(part), str(workers)], stdout=output, stderr=output, env=environment)
                 )
         while not failed and any(process.poll() is None for process in running):
             time.sleep(_SECONDS_BETWEEN_LOOKS)

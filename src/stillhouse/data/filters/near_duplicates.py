@@ -79,7 +79,9 @@ def near_duplicates(
                 likeness = jaccard(of(later), of(row))
                 if likeness >= threshold:
                     taken[later] = row
-                    yield Removed(later, f"{likeness:.0%} of its runs of {run} words are shared with {measured.where(row)}")
+                    yield Removed(
+                        later, f"{likeness:.0%} of its runs of {run} words are shared with {measured.where(row)}"
+                    )
                     break
 
     return Filter(measure, judge)
@@ -87,9 +89,7 @@ def near_duplicates(
 
 def rows_of_band(threshold: float, permutations: int) -> int:
     """The largest r with 1 − (1 − tʳ)ᵇ ≥ ``RECALL``, b = permutations / r: as few false pairs as that allows."""
-    possible = [
-        r for r in range(1, permutations + 1) if 1.0 - (1.0 - threshold**r) ** (permutations // r) >= RECALL
-    ]
+    possible = [r for r in range(1, permutations + 1) if 1.0 - (1.0 - threshold**r) ** (permutations // r) >= RECALL]
     return max(possible, default=1)
 
 

@@ -14,9 +14,7 @@ from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 
 
-def repetition(
-    *, run: Annotated[int, Field(ge=1)] = 5, most: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-) -> Filter:
+def repetition(*, run: Annotated[int, Field(ge=1)] = 5, most: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5) -> Filter:
     """Documents that repeat themselves: loops of a model, lists of one line, boilerplate pasted many times.
 
     What is measured is the share of a document's words that stand in a run of words which came before in the same document
