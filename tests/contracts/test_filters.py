@@ -18,7 +18,24 @@ from stillhouse.find import find, names
 
 NEEDS = {"near_duplicates": "rensa", "language": "py3langid"}
 OPTIONS: dict[str, dict[str, Any]] = {"perplexity": {"tokens": 16}, "contamination": {"run": 4, "shortest": 3}}
-WORDS = "the a still fox mash spirit student teacher keeps says runs over under deep lazy quick".split()
+WORDS = [
+    "the",
+    "a",
+    "still",
+    "fox",
+    "mash",
+    "spirit",
+    "student",
+    "teacher",
+    "keeps",
+    "says",
+    "runs",
+    "over",
+    "under",
+    "deep",
+    "lazy",
+    "quick",
+]
 
 
 def text(number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from stillhouse.data.render import Rendered
 from stillhouse.find import find
 
 pytest.importorskip("rensa")
-from stillhouse.data.filters.near_duplicates import near_duplicates  # noqa: E402
+from stillhouse.data.filters.near_duplicates import near_duplicates
 
 LETTERS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 

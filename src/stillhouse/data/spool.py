@@ -78,7 +78,8 @@ class Spool:
     @cached_property
     def hashes(self) -> npt.NDArray[np.uint64]:
         """A number of each document, as good as random, that decides whether it is held out; mapped."""
-        return np.load(self.folder / "hashes.npy", mmap_mode="r", allow_pickle=False)
+        found: npt.NDArray[np.uint64] = np.load(self.folder / "hashes.npy", mmap_mode="r", allow_pickle=False)
+        return found
 
     @cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
@@ -117,7 +118,7 @@ class Spool:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lines: list[bytes] = []
-        size, shards = 0, []
+        size, shards = 0, list[int]()
         hashes: list[npt.NDArray[np.uint64]] = []
         own: list[int] = []
 

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from stillhouse.data.grams import Hashes, Ints, hashed, runs, twins
