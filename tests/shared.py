@@ -1,6 +1,9 @@
-"""What tests of several folders make: a tiny tokenizer, a tiny model, a batch."""
+"""What tests of several folders make: a tiny tokenizer, a tiny model, a batch; and where evaluation sets lie."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -72,3 +75,10 @@ def make_batch(lengths: list[int], vocabulary: int, *, seed: int = 0, every: int
         ids, positions, borders, select, labels, torch.ones(len(select)), document[select],
         tuple(f"document-{i}" for i in range(len(lengths))),
     )  # fmt: skip
+
+
+def data_folder() -> Path | None:
+    """The folder of evaluation sets: ``$STILLHOUSE_DATA``, or ``shared/data`` beside or above the project; None without one."""
+    given = os.environ.get("STILLHOUSE_DATA")
+    places = [Path(given)] if given else [p / "shared" / "data" for p in Path(__file__).resolve().parents[1:]]
+    return next((p for p in places if p.is_dir()), None)

@@ -28,6 +28,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     borders: tuple[int, ...] | None = None,
+    visible: tuple[Tensor | None, ...] | None = None,
     seen: dict[int, Attended] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -45,6 +46,7 @@ def packed_attention(
         value: as above.
         attention_mask: unused; borders say all.
         borders: where documents start and the last ends, ``(0, …, P)``; without them this is transformers' own attention.
+        visible: what each token of each document sees, [T, T] booleans, where that is not all before it; see ``Batch.seen_D``.
         seen: where to put what the layer attended with, by the layer's identity and so in the order of the layers.
         dropout: of the attention weights.
         scaling: of the scores; 1/√(head width) if None.
@@ -68,7 +70,7 @@ def packed_attention(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         seen[id(module)] = Attended(heads[0], heads[1], heads[2], scale, causal)
     lengths = {stop - start for start, stop in pairwise(borders)}
-    if len(lengths) == 1:  # equal documents are one batch: one call for all
+    if len(lengths) == 1 and visible is None:  # equal documents are one batch: one call for all
         (length,) = lengths
         rows = [
             x.reshape(x.shape[1], -1, length, x.shape[3]).transpose(0, 1) for x in (query, key, value)
@@ -76,9 +78,10 @@ def packed_attention(
         out = _attend(rows[0], rows[1], rows[2], causal, dropout, scaling, sliding_window, softcap)
         return out.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], -1), None
     parts = []
-    for start, stop in pairwise(borders):
+    for document, (start, stop) in enumerate(pairwise(borders)):
         q, k, v = (x[:, :, start:stop] for x in (query, key, value))
-        parts.append(_attend(q, k, v, causal, dropout, scaling, sliding_window, softcap))
+        mask = None if visible is None else visible[document]
+        parts.append(_attend(q, k, v, causal, dropout, scaling, sliding_window, softcap, mask))
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
@@ -91,13 +94,15 @@ def _attend(
     scaling: float | None,
     window: int | None,
     softcap: float | None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     length = query.shape[2]
-    mask: Tensor | None = None
     if window is not None and length > window:
-        back = torch.arange(length, device=query.device)
-        distance = back[:, None] - back[None, :]
-        mask = (distance < window) & (distance >= 0 if causal else distance > -window)
+        # a token's place in its branch is how many it sees
+        place = torch.arange(length, device=query.device) if mask is None else mask.sum(-1)
+        distance = place[:, None] - place[None, :]
+        near = distance < window
+        mask = near & mask if mask is not None else near & (distance >= 0 if causal else distance > -window)
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True

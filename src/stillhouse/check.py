@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse import recipe
 from stillhouse.errors import ModelError, Problem, RecipeError, StillhouseError, fail
+from stillhouse.evaluate.questions import tasks_of
 from stillhouse.find import check_options, find
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def check(settings: recipe.Recipe) -> None:
             if kind == "sampler":
                 function(None, **options)  # it reads nothing yet, but knows which options make sense
     problems += filter_problems(settings)
+    with gathering(problems):
+        tasks_of(settings.evaluate.tasks)
     with gathering(problems):
         from stillhouse.objective import terms_of
 
@@ -138,6 +141,7 @@ def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, 
     yield "builder", settings.student, "student"
     yield from (("builder", s, f"student.then.{i}") for i, s in enumerate(settings.student.then))
     yield from (("logger", s, f"trainer.loggers.{i}") for i, s in enumerate(settings.trainer.loggers))
+    yield from (("task", s, f"evaluate.tasks.{i}") for i, s in enumerate(settings.evaluate.tasks))
     yield from (("measure", s, f"evaluate.measures.{i}") for i, s in enumerate(settings.evaluate.measures))
     yield from (("export", s, f"export.formats.{i}") for i, s in enumerate(settings.export.formats))
 

@@ -204,15 +204,27 @@ def evaluate(
     gate: Annotated[
         bool, typer.Option("--gate", help="For scripts: exit 0 PASS, 1 FAIL, 2 undecided, 3 error.")
     ] = False,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this task and read no text again; may be given often. See: stillhouse list task."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --task: questions at most, of each.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Judge by this YAML file (retention, measures) instead of the recipe.")
+    ] = None,
 ) -> None:
-    """Compare a run's student with its teacher on held-out text, again."""
+    """Compare a run's student with its teacher on held-out text and tasks, again.
+
+    [bold]stillhouse evaluate runs/demo --task recall --task chains[/] · [bold]--judge --policy policy.yaml --gate[/]
+    """
     from stillhouse.evaluate.gates import exit_code
     from stillhouse.report import report as write
     from stillhouse.run import evaluate as verb
 
     console = Console()
     try:
-        found = verb(run, judge_only=judge, console=console)
+        asked = [{"name": name, "limit": limit} for name in task or ()]
+        found = verb(run, judge_only=judge, tasks=asked, policy=policy, console=console)
     except StillhouseError as error:
         if gate:  # 2 means undecided there
             error.exit_code = 3

@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "weight": "objective/weights",
     "schedule": "objective/schedules",
     "logger": "trainer/loggers",
+    "task": "evaluate/tasks",
     "measure": "evaluate/measures",
     "export": "export/formats",
 }

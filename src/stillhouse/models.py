@@ -162,6 +162,7 @@ class Model(nn.Module):
             types_P = self._token_types(batch)
             if self.packs:
                 extra |= {} if types_P is None else {"token_type_ids": types_P[None]}
+                extra |= {} if batch.seen_D is None else {"visible": batch.seen_D}
                 out = self.trunk(
                     input_ids=batch.input_ids_P[None],
                     position_ids=batch.position_ids_P[None] + self.first_position,
@@ -171,6 +172,7 @@ class Model(nn.Module):
                 )
                 rows: Any = 0
             else:
+                assert batch.seen_D is None, f"{self.name} reads documents from the first token to the last"
                 columns = {"input_ids": batch.input_ids_P}
                 columns |= {} if types_P is None else {"token_type_ids": types_P}
                 mask_DL, rows_DL = _rows(batch, columns)

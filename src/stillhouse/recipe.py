@@ -222,6 +222,22 @@ class Trainer(Section):
         return self
 
 
+class Asked(Strategy):
+    """What the models are asked: a strategy of the kind task, ``{name: blimp, limit: 2000}`` or just ``blimp``."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Questions at most; the same ones for all models."""
+    title: str | None = None
+    """What it is called, where a task is asked twice with other options; its name if not given."""
+
+
+class Gate(Strategy):
+    """A question asked of the tables: a strategy of the kind measure, ``{name: bias, required: false}`` or just ``bias``."""
+
+    required: bool = True
+    """Whether its verdict is part of the whole one; if not, it is shown and holds nothing back."""
+
+
 class Evaluate(Section):
     """How good it is."""
 
@@ -235,13 +251,15 @@ class Evaluate(Section):
     """Whom the student is compared with: `teacher`, or the name of a stage (an adapted teacher)."""
     retention: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of the teacher's skill above the floor that must be kept."""
-    measures: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (
-        Strategy(name="performance"),
-        Strategy(name="fidelity"),
-        Strategy(name="calibration"),
-        Strategy(name="benefit"),
+    tasks: Annotated[tuple[Asked, ...], BeforeValidator(_as_list)] = ()
+    """Questions that teacher, student before and after, and control answer: strategies of the kind task."""
+    measures: Annotated[tuple[Gate, ...], BeforeValidator(_as_list)] = (
+        Gate(name="performance"),
+        Gate(name="fidelity"),
+        Gate(name="calibration"),
+        Gate(name="benefit"),
     )
-    """Questions asked of the item table, one a file; of a classifier accuracy instead of performance if none are given."""
+    """What is asked of the tables, one a file; those that suit classifiers and tasks are taken if none are given."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -374,6 +392,51 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _read(path: str | Path, what: str, keys: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.y*ml")]) if file.parent.is_dir() else ""
+        raise fail(RecipeError, str(path), f"there is no such {what}", near) from None
+    except UnicodeDecodeError:
+        raise fail(RecipeError, str(path), "is not UTF-8 text", f"A {what} is a YAML file.") from None
+    except OSError as error:
+        raise fail(RecipeError, str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise fail(RecipeError, where, f"is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise fail(
+            RecipeError, str(path), f"holds no {what}: a mapping with {keys} is needed"
+        )
+    return content
+
+
+def policy(path: str | Path, section: Evaluate) -> Evaluate:
+    """What a policy file says a student must hold: the keys ``retention``, ``measures`` and ``seed`` of ``evaluate``.
+
+    Args:
+        path: a YAML file.
+        section: the recipe's, for what the file does not say.
+
+    Raises:
+        RecipeError: all that is wrong with the file, at once.
+    """
+    content = _read(path, "policy", "the keys retention, measures, seed")
+    possible = ("retention", "measures", "seed")
+    if unknown := [key for key in content if key not in possible]:
+        raise RecipeError(*(Problem(f"{path}: {key}", "unknown key", did_you_mean(key, possible)) for key in unknown))
+    try:
+        return Evaluate.model_validate(section.model_dump(mode="json") | content)
+    except ValidationError as error:
+        raise RecipeError(*problems_of(error, str(path), [])) from None
+
+
 def as_teacher(value: str) -> Teacher:
     """The section that a bare string stands for: a GGUF file or ``pkg:`` name, a folder or a hub id."""
     return Teacher.model_validate(_as_teacher(value))
@@ -385,27 +448,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: all that is wrong with it, at once.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.y*ml")]) if file.parent.is_dir() else ""
-        raise fail(RecipeError, str(path), "there is no such recipe", near) from None
-    except UnicodeDecodeError:
-        raise fail(RecipeError, str(path), "is not UTF-8 text", "A recipe is a YAML file.") from None
-    except OSError as error:
-        raise fail(RecipeError, str(path), f"cannot be read: {error.strerror}") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise fail(RecipeError, where, f"is not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(content, dict):
-        raise fail(
-            RecipeError, str(path), "holds no recipe: a mapping with the sections data, teacher, student … is needed"
-        )
-    return parse(content, overrides)
+    return parse(_read(path, "recipe", "the sections data, teacher, student …"), overrides)
 
 
 def parse(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

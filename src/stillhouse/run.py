@@ -10,7 +10,7 @@ import copy
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
 from stillhouse.evaluate import judge
+from stillhouse.evaluate.examine import examine
+from stillhouse.evaluate.questions import Task, tasks_of
 from stillhouse.files import atomic_folder, read_json, write_json, write_text
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -151,6 +153,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
                 with clock("evaluate"):
                     reference = load_reference(settings, master, console)
                     collect(folder, settings, reference, corpus, console)
+                    ask_tasks(folder, settings, reference, tasks_of(settings.evaluate.tasks), console)
                 judge(folder, settings, clock.seconds)
             page = report(folder)
             say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
@@ -158,12 +161,21 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
     return folder
 
 
-def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console | None = None) -> dict[str, Any]:
-    """Score teacher, student before and after, and control on held-out text; judge; write evaluation.json.
+def evaluate(
+    folder: str | Path,
+    *,
+    judge_only: bool = False,
+    tasks: Sequence[str | dict[str, Any]] = (),
+    policy: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Score teacher, student before and after, and control on held-out text and tasks; judge; write evaluation.json.
 
     Args:
         folder: a run's.
-        judge_only: new verdicts from the stored item table; no model is loaded.
+        judge_only: new verdicts from the stored tables; no model is loaded.
+        tasks: ask these instead of the recipe's, and read no text again; answers to others stay.
+        policy: a YAML file with what to judge by, instead of the recipe's section ``evaluate``.
         console: where to show progress.
 
     Returns:
@@ -175,6 +187,9 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
     """
     folder = Path(folder)
     settings = load_resolved(folder)
+    judged_by = None if policy is None else recipe.policy(policy, settings.evaluate)
+    asked = recipe.Evaluate.model_validate({"tasks": list(tasks)}).tasks if tasks else settings.evaluate.tasks
+    questions = {} if judge_only else tasks_of(asked, "--task" if tasks else "evaluate.tasks")
     clock = Clock(folder, write=True)
     with lock(folder):
         if not judge_only:
@@ -183,10 +198,12 @@ def evaluate(folder: str | Path, *, judge_only: bool = False, console: Console |
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = load_teacher(settings.reference, console)
-                tokenizer = models.load(str(folder / "before"), empty=True).tokenizer
-                corpus = data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
-                collect(folder, settings, master, corpus, console)
-        return judge(folder, settings, clock.seconds)
+                if not tasks or not (folder / "evaluation" / "items.parquet").is_file():
+                    tokenizer = models.load(str(folder / "before"), empty=True).tokenizer
+                    corpus = data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
+                    collect(folder, settings, master, corpus, console)
+                ask_tasks(folder, settings, master, questions, console)
+        return judge(folder, settings, clock.seconds, judged_by)
 
 
 def load_resolved(folder: Path) -> recipe.Recipe:
@@ -510,6 +527,18 @@ def collect(
     precise = Teacher(in_float32(master.model)) if master.alone else master.placed(in_float32)
     shape = models.load(str(folder / "before"), empty=True)
     tutor = tutor_of(settings, precise, shape.tokenizer, corpus.text_of)
+    loaders = loaders_of(folder, settings)
+    batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
+    counts_V = corpus.train.label_counts(shape.outcomes)
+
+    def end(of: Any) -> int:
+        return end_token(of, settings.data.end_token if of is not master.tokenizer or tutor is precise else None)
+
+    collect_items(folder, batches, counts_V, tutor, loaders, end, settings.report, console)
+
+
+def loaders_of(folder: Path, settings: recipe.Recipe) -> dict[str, Callable[[], Model]]:
+    """What loads the model of each role but the teacher."""
     loaders: dict[str, Callable[[], Model]] = {
         "before": lambda: models.load(str(folder / "before"), name=f"{settings.name}-before"),
         "student": lambda: models.load(str(folder / "student"), name=settings.name),
@@ -518,13 +547,24 @@ def collect(
         loaders["control"] = lambda: models.load(str(folder / "control" / "student"), name=f"{settings.name}-control")
     if settings.evaluate.direct:
         loaders["direct"] = lambda: models.load(str(folder / "direct" / "student"), name=f"{settings.name}-direct")
-    batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
-    counts_V = corpus.train.label_counts(shape.outcomes)
+    return loaders
 
-    def end(of: Any) -> int:
-        return end_token(of, settings.data.end_token if of is not master.tokenizer or tutor is precise else None)
 
-    collect_items(folder, batches, counts_V, tutor, loaders, end, settings.report, console)
+def ask_tasks(
+    folder: Path, settings: recipe.Recipe, master: Teacher, tasks: Mapping[str, Task], console: Console | None
+) -> None:
+    """Let all roles answer tasks; the teacher only where it is a model that runs here."""
+    if not tasks:
+        return
+    loaders = loaders_of(folder, settings)
+    if master.alone:
+        loaders["teacher"] = lambda: in_float32(master.model)
+    end = settings.data.end_token
+
+    def prefix(tokenizer: Any) -> int:
+        return end_token(tokenizer, end if end in tokenizer.get_vocab() else None)
+
+    examine(folder, tasks, loaders, prefix, console)
 
 
 def in_float32(model: Model) -> Model:

@@ -39,6 +39,9 @@ class Batch:
         keys: content key of each of the D documents' examples.
         offsets_D: token of its example that each of the D documents begins with: 0 unless it is a later part.
         tasks: name of the task of each of the D documents; "" where there are no tasks.
+        seen_D: which tokens of its document each token sees, [T, T] booleans for each of the D documents of T tokens; None
+            where it sees all before it. The whole is None if that is so of all. For documents that branch: answers to one
+            question, whose text is read once.
         truth_N: 1 where the label is a true outcome, 0 where it is the student's own sample, which no loss on labels may
             learn from; float32; None if all are true.
     """
@@ -54,12 +57,15 @@ class Batch:
     offsets_D: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ()
     truth_N: Tensor | None = None
+    seen_D: tuple[Tensor | None, ...] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
         moved: dict[str, Any] = {
             k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
         }
+        if self.seen_D is not None:
+            moved["seen_D"] = tuple(None if seen is None else seen.to(device) for seen in self.seen_D)
         return replace(self, **moved)
 
     def rows(self, start: int, stop: int) -> Batch:

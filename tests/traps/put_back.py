@@ -451,7 +451,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         24,
-        "evaluate/statistics.py",
+        "evaluate/statistics/keeping.py",
         "teacher_G = cluster_totals(sign * (teacher_N - floor_N), index_N, clusters)\n"
         "    student_G = cluster_totals(sign * (student_N - floor_N), index_N, clusters)",
         "teacher_G = cluster_totals(sign * teacher_N, index_N, clusters)\n"

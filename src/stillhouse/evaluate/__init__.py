@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from stillhouse import machine, recipe
-from stillhouse.evaluate import gates, records
+from stillhouse.evaluate import answers, gates, records
 from stillhouse.files import read_json, write_json
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -21,6 +21,9 @@ from stillhouse.progress import bar
 
 if TYPE_CHECKING:
     from stillhouse.evaluate.score import Speaks
+
+ON_TASKS = ("tasks", "coverage", "flips", "collapse", "forgetting", "bias", "reasoning", "domains", "soundness")
+"""What is asked of the answers to tasks if the recipe lists no measures; where nothing suits one of them, it holds nothing back."""
 
 
 def collect(
@@ -73,30 +76,46 @@ def collect(
     write_json(folder / "evaluation" / "models.json", facts)
 
 
-def judge(folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Ask the measures of the stored table, combine their answers, write evaluation.json and return what it holds.
+def judge(
+    folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float], policy: recipe.Evaluate | None = None
+) -> dict[str, Any]:
+    """Ask the measures of the stored tables, combine their answers, write evaluation.json and return what it holds.
+
+    Args:
+        folder: the run's.
+        settings: its recipe.
+        seconds: how long each stage took.
+        policy: what to judge by instead of the recipe's section ``evaluate``.
 
     Raises:
         RunError: there is no item table, or it is damaged.
         RecipeError: no such measure, or options it does not take.
 
     """
-    items = records.read(folder / "evaluation" / "items.parquet")
+    section = policy or settings.evaluate
+    tables: dict[str, Any] = {"items": records.read(folder / "evaluation" / "items.parquet")}
+    items = tables["items"]
+    asked = folder / "evaluation" / "answers.parquet"
+    tables["answers"] = answers.read(asked) if asked.exists() else answers.Answers(())
     findings = []
-    measures = settings.evaluate.measures
-    if settings.data.classes and measures == recipe.Evaluate().measures:
-        measures = (recipe.Strategy(name="accuracy"), *measures[1:])
-    if settings.evaluate.direct and "route" not in [each.name for each in measures]:
-        measures = (*measures, recipe.Strategy(name="route"))
-    for index, strategy in enumerate(measures):
+    gated = gates_of(settings, section, bool(tables["answers"].tasks))
+    for index, gate in enumerate(gated):
         where = f"evaluate.measures.{index}"
-        measure = find("measure", strategy.name, where)
-        findings.append(measure(items, **check_options(measure, _options(measure, strategy, settings.evaluate), where)))
-    overall = gates.combine(findings)
+        measure = find("measure", gate.name, where)
+        options = check_options(measure, _options(measure, gate, section), where)
+        findings.append(measure(**_tables(measure, tables), **options))
+    unasked = set(ON_TASKS) if section.measures == recipe.Evaluate().measures else set()
+    optional = {
+        finding.name
+        for finding, gate in zip(findings, gated, strict=True)
+        if not gate.required or (finding.name in unasked and finding.verdict == "NOT MEASURED")
+    }
+    overall = gates.combine(findings, optional)
     evaluation = {
         "schema": 1,
         "run": folder.name,
         "recipe_fingerprint": settings.fingerprint(),
+        "policy": None if policy is None else policy.model_dump(mode="json", include={"retention", "measures", "seed"}),
         "verdict": overall.verdict,
         "sentence": overall.sentence,
         "findings": [finding.to_dict() for finding in findings],
@@ -105,6 +124,7 @@ def judge(folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float]) -
             "documents": items.documents,
             "tokens": items.size,
             "bytes": None if items.bytes is None else int(items.bytes.sum()),
+            "questions": sum(task.size for task in tables["answers"].tasks),
         },
         "environment": machine.describe(),
         "seconds": dict(seconds),
@@ -113,8 +133,33 @@ def judge(folder: Path, settings: recipe.Recipe, seconds: Mapping[str, float]) -
     return evaluation
 
 
-def _options(measure: Callable[..., Any], strategy: recipe.Strategy, section: recipe.Evaluate) -> dict[str, Any]:
+def gates_of(settings: recipe.Recipe, section: recipe.Evaluate, asked: bool) -> tuple[recipe.Gate, ...]:
+    """What is asked of the tables: what is listed, or what suits the data.
+
+    Args:
+        settings: the recipe.
+        section: its ``evaluate``, or a policy.
+        asked: whether there are answers to tasks.
+    """
+    measures = section.measures
+    if measures != recipe.Evaluate().measures:
+        return measures
+    if settings.data.classes:
+        measures = (recipe.Gate(name="accuracy"), *measures[1:])
+    if section.direct:
+        measures = (*measures, recipe.Gate(name="route"))
+    if asked:
+        measures = (*measures, *(recipe.Gate(name=name) for name in ON_TASKS))
+    return measures
+
+
+def _tables(measure: Callable[..., Any], tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables that a measure takes, by the names of its arguments."""
+    return {name: table for name, table in tables.items() if name in inspect.signature(measure).parameters}
+
+
+def _options(measure: Callable[..., Any], gate: recipe.Gate, section: recipe.Evaluate) -> dict[str, Any]:
     """A measure's options: the section's retention and seed where it takes them and the recipe gives no others."""
     common = {"retention": section.retention, "seed": section.seed}
     takes = inspect.signature(measure).parameters
-    return {name: value for name, value in common.items() if name in takes} | strategy.options
+    return {name: value for name, value in common.items() if name in takes} | gate.options

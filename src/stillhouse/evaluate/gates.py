@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from stillhouse.evaluate.records import Finding, Verdict
@@ -26,14 +26,18 @@ class Overall:
     sentence: str
 
 
-def combine(findings: Sequence[Finding]) -> Overall:
+def combine(findings: Sequence[Finding], optional: Collection[str] = ()) -> Overall:
     """The conjunction of all findings that judge: FAIL if one fails, PASS if all pass, else INCONCLUSIVE.
 
     A finding that is UNINFORMATIVE or NOT MEASURED never passes. DESCRIPTIVE ones do not judge; if there are no others, the
     verdict is NOT MEASURED. Each gate is tested at 5 %, and so is their conjunction (an intersection–union test): a student
     that must not pass passes with at most 5 %, without a correction for the number of gates.
+
+    Args:
+        findings: of all measures, in the order of their importance.
+        optional: names of those that hold nothing back, whatever they found.
     """
-    gates = [f for f in findings if f.verdict != "DESCRIPTIVE"]
+    gates = [f for f in findings if f.verdict != "DESCRIPTIVE" and f.name not in optional]
     if not gates:
         return Overall("NOT MEASURED", "Nothing was judged: no measure gave a verdict.")
     failed = [f for f in gates if f.verdict == "FAIL"]

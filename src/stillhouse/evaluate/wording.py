@@ -68,6 +68,7 @@ def p_value(p: float) -> str:
 
 
 ONE_SIDED = "Verdicts are one-sided tests at 5 % (the 90 % interval decides); the intervals shown are 95 %."
+ITEMS_NOT_TASKS = "Tasks are taken as they are: this speaks of more questions of their kind, not of other tasks."
 ONE_SEED = "One training run: the intervals cover which documents were tested on, not which seed was trained with."
 
 
@@ -81,31 +82,38 @@ def sample_limits(items: Items) -> list[str]:
     return [*limits, ONE_SEED]
 
 
-def to_decide(needed: int | None, clusters: int) -> str:
-    """How much more would decide an inconclusive verdict."""
+def to_decide(needed: int | None, clusters: int, one: str = "document") -> str:
+    """How much more would decide an inconclusive verdict.
+
+    Args:
+        needed: clusters at which it would be decided; None if no number of them would do.
+        clusters: that there are.
+        one: what one of them is called.
+    """
     if clusters < 5:
-        return f"{count(clusters, 'document')} can hardly decide anything: five is the least, thirty are better."
+        return f"{count(clusters, one)} can hardly decide anything: five is the least, thirty are better."
     if needed is None:
-        return "No practical number of documents would decide it: the student sits at the threshold."
+        return f"No practical number of {one}s would decide it: the student sits at the threshold."
     if needed <= clusters:
-        return f"It was close: a few more documents than these {clusters:,} should decide it."
-    return f"About {count(needed, 'document')} like these (here {clusters:,}) would decide it with 80 % power."
+        return f"It was close: a few more {one}s than these {clusters:,} should decide it."
+    return f"About {count(needed, one)} like these (here {clusters:,}) would decide it with 80 % power."
 
 
-def kept_reason(result: Retention, asked: str) -> str:
+def kept_reason(result: Retention, asked: str, one: str = "document") -> str:
     """Why a retention passes, fails or is open.
 
     Args:
         result: of the test, informative.
         asked: the share that must be kept, as it is shown.
+        one: what a cluster is called.
     """
-    documents = count(result.gap.clusters, "document")
+    number_of = count(result.gap.clusters, one)
     if result.verdict == "PASS":
-        return f"It keeps {asked} or more ({p_value(result.p_above)}, {documents})."
+        return f"It keeps {asked} or more ({p_value(result.p_above)}, {number_of})."
     if result.verdict == "FAIL":
-        return f"It keeps less than {asked} ({p_value(result.p_below)}, {documents})."
+        return f"It keeps less than {asked} ({p_value(result.p_below)}, {number_of})."
     surely = f"Neither more nor less than {asked} can be shown at the 5 % level."
-    return f"{surely} {to_decide(result.needed, result.gap.clusters)}"
+    return f"{surely} {to_decide(result.needed, result.gap.clusters, one)}"
 
 
 def not_measured(name: str, question: str, reason: str) -> Finding:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from stillhouse.evaluate import reliability, statistics, wording
 from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, Items, Mark, Point, Series, Verdict
 from stillhouse.evaluate.reliability import CalibrationError
+from stillhouse.evaluate.repair import Repair, repair
 from stillhouse.evaluate.statistics import Interval
 from stillhouse.evaluate.wording import estimate, number, plain, say
 
@@ -38,12 +39,17 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
     over = {role: (items.roles[role].column("conf") - items.roles[role].column("correct")) * 100 for role in roles}
     gaps = {role: statistics.mean(over_N, items.document) for role, over_N in over.items()}
     errors: dict[str, CalibrationError | None] = {}
+    repairs: dict[str, Repair | None] = {}
     estimates: list[Estimate] = []
     for role in roles:
         conf_N, correct_N = items.roles[role].column("conf"), items.roles[role].column("correct")
+        mended = repairs[role] = repair(conf_N, correct_N, items.document)
         error = errors[role] = reliability.calibration_error(conf_N, correct_N, seed=seed)
         line = reliability.cox(conf_N, correct_N, items.document)
         estimates.append(estimate("confidence − accuracy", role, gaps[role], "pp", n))
+        if mended:
+            estimates.append(Estimate("temperature that would mend it", role, mended.temperature, None, None, "", n))
+            estimates.append(estimate("confidence − accuracy at that temperature", role, mended.gap.scaled(100), "pp", n))
         if line:
             estimates.append(estimate("calibration intercept", role, line[0], "logits", n))
             estimates.append(estimate("calibration slope", role, line[1], "", n))
@@ -65,7 +71,9 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
     estimates.append(estimate("confidence − accuracy, student − teacher", "student", change, "pp", n))
 
     gap = gaps["student"]
-    beyond, beyond_low, beyond_high = _beyond(over["student"], over["teacher"], items)
+    beyond, beyond_low, beyond_high = statistics.further(
+        over["student"], over["teacher"], items.document
+    )
     low, high = gap.bounds(0.9)
     gap_low, gap_high = max(0.0, gap.low, -gap.high), max(high, -low)  # below: either side may be it, so 2.5 % each
     verdict: Verdict
@@ -99,6 +107,10 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
             + wording.to_decide(max(known) if len(known) == len(needed) else None, items.documents)
         )
 
+    if verdict == "FAIL" and (mended := repairs["student"]) is not None:
+        after = say(mended.gap.scaled(100), "pp")
+        reason += f" A temperature of {number(mended.temperature)} would bring confidence − accuracy to {after}."
+
     return Finding(
         "calibration",
         _QUESTION,
@@ -115,22 +127,6 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
             *wording.sample_limits(items),
         ),
     )
-
-
-def _beyond(student_N: FloatArray, teacher_N: FloatArray, items: Items) -> tuple[Interval, float, float]:
-    """|g_student| − |g_teacher| with one-sided 95 % bounds that hold whatever the true signs are.
-
-    Above: the worse sign for the student, and the observed one for the teacher. Were that the wrong one, the bounded mean
-    would only be larger; but it was chosen by looking, so each of the two gets half of the 5 %. Below: the other way round.
-    """
-    student_sign, teacher_sign = (math.copysign(1.0, float(x.mean())) for x in (student_N, teacher_N))
-
-    def combined(student: float, teacher: float) -> Interval:
-        return statistics.mean(student * student_N - teacher * teacher_N, items.document)
-
-    high = max(combined(sign, teacher_sign).bounds(0.95)[1] for sign in (-1.0, 1.0))
-    low = min(combined(student_sign, sign).bounds(0.95)[0] for sign in (-1.0, 1.0))
-    return combined(student_sign, teacher_sign), low, high
 
 
 def _sentence(gaps: dict[str, Interval], error: CalibrationError | None) -> str:

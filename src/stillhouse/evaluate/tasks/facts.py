@@ -1,0 +1,46 @@
+"""Facts put together, by how many it takes."""
+
+from __future__ import annotations
+
+import random
+
+from stillhouse.errors import RecipeError, fail
+from stillhouse.evaluate.questions import Task, choice
+
+_NAMES = "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Karen Leo Mary Nick Olga Paul Rosa Sam Tina Victor".split()
+
+
+def facts(*, steps: tuple[int, ...] = (1, 2, 3), people: int = 6, questions: int = 300, seed: int = 0) -> Task:
+    """Can it put facts together that it was told?
+
+    "The boss of Anna is Ben. The boss of Ben is Clara. …", and then "The boss of the boss of Anna is". One fact of the context is
+    enough at one step; more steps take as many. All names in the context but the one asked about are options.
+
+    Args:
+        steps: how many facts; a level each.
+        people: in the context.
+        questions: of each level.
+        seed: another one makes other questions.
+    """
+    if max(steps) >= people:
+        raise fail(RecipeError, "people", f"{people} people know {people - 1} bosses at most", "Ask for more people.")
+    found = []
+    for level in steps:
+        rng = random.Random(f"{seed}/{level}")
+        for number in range(questions):
+            names = rng.sample(_NAMES, people)
+            told = [f"The boss of {a} is {b}." for a, b in zip(names, names[1:], strict=False)]
+            rng.shuffle(told)
+            start = rng.randrange(people - level)
+            options = [name for name in names if name != names[start]]
+            rng.shuffle(options)
+            found.append(
+                choice(
+                    f"{level}.{number}",
+                    f"{' '.join(told)} The {'boss of the ' * (level - 1)}boss of {names[start]} is",
+                    [f" {name}" for name in options],
+                    options.index(names[start + level]),
+                    tags={"steps": str(level)},
+                )
+            )
+    return Task(tuple(found), "reasoning", normalisation="raw")
