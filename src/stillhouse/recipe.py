@@ -411,9 +411,7 @@ def _read(path: str | Path, what: str, keys: str) -> dict[str, Any]:
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise fail(RecipeError, where, f"is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(content, dict):
-        raise fail(
-            RecipeError, str(path), f"holds no {what}: a mapping with {keys} is needed"
-        )
+        raise fail(RecipeError, str(path), f"holds no {what}: a mapping with {keys} is needed")
     return content
 
 

@@ -48,7 +48,9 @@ def right(rng: np.random.Generator, n: int, share: float) -> np.ndarray:
     return (rng.random(n) < share).astype(float)
 
 
-def less(rng: np.random.Generator, teacher: np.ndarray, kept: float, floor: float, where: np.ndarray | None = None) -> np.ndarray:
+def less(
+    rng: np.random.Generator, teacher: np.ndarray, kept: float, floor: float, where: np.ndarray | None = None
+) -> np.ndarray:
     """A student that keeps a share of the teacher's skill above the floor: some answers are replaced by guesses."""
     guess = (rng.random(len(teacher)) < floor).astype(float)
     replaced = rng.random(len(teacher)) < 1 - kept

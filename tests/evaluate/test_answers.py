@@ -14,7 +14,15 @@ from stillhouse.evaluate import answers
 from stillhouse.evaluate.questions import Question, Reply, Task, choice, text, word, write
 
 QUESTIONS = (
-    choice("a", "Question: one\nAnswer:", [" yes", " no", " perhaps so"], 2, cluster="x", tags={"field": "f"}, free="Answer:"),
+    choice(
+        "a",
+        "Question: one\nAnswer:",
+        [" yes", " no", " perhaps so"],
+        2,
+        cluster="x",
+        tags={"field": "f"},
+        free="Answer:",
+    ),
     choice("b", "Question: two\nAnswer:", [" left", " right"], 0, cluster="x", free="Answer:"),
     choice("c", "Question: drei\nAnswer:", [" ä", " öö"], 1, free="Answer:"),
 )
@@ -88,12 +96,16 @@ def test_words_texts_and_what_is_written():
     assert found.roles["teacher"].stop == ("eos", "length", "stop")
 
     words = Task((word("a", "x", " y"), word("b", "x", " z")), "recall")
-    found = answers.together(answers.table("teacher", "g", words, "raw", [Reply((-1.0,), (1,), (True,)), Reply((-1.0,), (1,), (False,))]))
+    found = answers.together(
+        answers.table("teacher", "g", words, "raw", [Reply((-1.0,), (1,), (True,)), Reply((-1.0,), (1,), (False,))])
+    )
     assert found.score("teacher").tolist() == [1, 0]
     assert found.floor_N.tolist() == [0, 0]
 
     texts = Task((text("a", "ä" * 8),), "language")
-    found = answers.together(answers.table("teacher", "t", texts, "raw", [Reply((-16 * math.log(2) * 2,), (3,), (False,))]))
+    found = answers.together(
+        answers.table("teacher", "t", texts, "raw", [Reply((-16 * math.log(2) * 2,), (3,), (False,))])
+    )
     assert found.score("teacher").tolist() == [pytest.approx(2.0)]  # bits per byte of 16 bytes
 
 
@@ -104,7 +116,9 @@ def other(question: Question) -> Question:
 def test_roles_that_answered_other_questions_are_refused(tmp_path: Path):
     path = tmp_path / "answers.parquet"
     answers.append(path, answers.table("teacher", "quiz", TASK, "raw", REPLIES))
-    answers.append(path, answers.table("student", "quiz", Task(tuple(map(other, QUESTIONS)), "knowledge"), "raw", REPLIES))
+    answers.append(
+        path, answers.table("student", "quiz", Task(tuple(map(other, QUESTIONS)), "knowledge"), "raw", REPLIES)
+    )
     with pytest.raises(RunError, match="did not answer the same questions of 'quiz' as teacher: its prompt differs"):
         answers.read(path)
 
@@ -116,5 +130,5 @@ def test_a_broken_file_is_told(tmp_path: Path, content: bytes | None):
         pq.write_table(pa.table({"a": [1]}), path)
     else:
         path.write_bytes(content)
-    with pytest.raises(RunError, match="answers.parquet"):
+    with pytest.raises(RunError, match=r"answers\.parquet"):
         answers.read(path)

@@ -26,7 +26,10 @@ def test_options_after_a_context(llama: Model):
     question = choice("a", "The quick brown", [" fox", " dog jumps", "ness"], 0, free="Answer:")
     (reply,) = replies(llama, question, free=True)
     for option, ll in zip(question.options, reply.ll, strict=True):
-        before, whole = llama.tokenizer("The quick brown").input_ids, llama.tokenizer("The quick brown" + option).input_ids
+        before, whole = (
+            llama.tokenizer("The quick brown").input_ids,
+            llama.tokenizer("The quick brown" + option).input_ids,
+        )
         assert whole[: len(before)] == before
         assert ll == pytest.approx(alone(llama, Asked(tuple(whole), len(before)))[0], abs=1e-3)
     assert reply.free is not None and len(reply.free) == 3
@@ -89,9 +92,10 @@ def test_a_word_must_be_followed_by_its_end():
     )
     assert right.greedy == (True,)
     assert ended.greedy == (False,)
-    if model.tokenizer("key: seventy").input_ids[: len(model.tokenizer("key: seven").input_ids)] == model.tokenizer(
-        "key: seven"
-    ).input_ids:
+    if (
+        model.tokenizer("key: seventy").input_ids[: len(model.tokenizer("key: seven").input_ids)]
+        == model.tokenizer("key: seven").input_ids
+    ):
         assert begun.greedy == (True,)
 
 
@@ -120,7 +124,9 @@ def test_a_context_that_does_not_fit_is_cut_and_told(llama: Model):
     before = llama.tokenizer(context.rstrip()).input_ids
     start = len(before)
     shift = len(ids) - 257
-    slow = alone(llama, Asked(tuple(ids[shift:]), start - shift))[0] if ids[:start] == before else cut.ll[0] - math.log(1)
+    slow = (
+        alone(llama, Asked(tuple(ids[shift:]), start - shift))[0] if ids[:start] == before else cut.ll[0] - math.log(1)
+    )
     assert cut.ll[0] == pytest.approx(slow, abs=1e-3)
 
 

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import make_llama, make_tokenizer
-from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from stillhouse.evaluate.asking import likelihoods
 from stillhouse.evaluate.forest import Asked, pack
@@ -25,7 +32,9 @@ def test_every_sequence_is_read_as_it_is(sequences: list[tuple[list[int], int]],
     seen_before: list[int] = []
     for packed in pack(asked, micro_tokens, 16, share=share):
         batch, place = packed.batch, 0
-        document_P = torch.bucketize(torch.arange(len(batch.input_ids_P)), torch.tensor(batch.borders_D1[1:]), right=True)
+        document_P = torch.bucketize(
+            torch.arange(len(batch.input_ids_P)), torch.tensor(batch.borders_D1[1:]), right=True
+        )
         for index, count in zip(packed.which, packed.count, strict=True):
             tokens, start = asked[index].tokens, asked[index].start
             assert count == len(tokens) - start

@@ -244,7 +244,7 @@ def test_what_cannot_be_judged_is_said():
 
 
 @pytest.mark.parametrize("gate", [*GATES.values(), flips, forgetting, soundness])
-def test_no_answers_are_not_measured_and_all_is_json(gate):  # noqa: ANN001
+def test_no_answers_are_not_measured_and_all_is_json(gate):
     assert gate(Answers(())).verdict == "NOT MEASURED"
     teacher, student = same()
     found = gate(answers(teacher, student, before=teacher))

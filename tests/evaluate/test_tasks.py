@@ -44,7 +44,9 @@ def sound(task: Task) -> None:
         assert 0 <= q.chance <= 1
         if q.kind == "choice":
             assert len(q.options) >= 2 and 0 <= q.gold < len(q.options) and all(q.options)
-            pairs = list(zip(q.contexts * len(q.options) if len(q.contexts) == 1 else q.contexts, q.options, strict=False))
+            pairs = list(
+                zip(q.contexts * len(q.options) if len(q.contexts) == 1 else q.contexts, q.options, strict=False)
+            )
             assert len(set(pairs)) > 1 or task.capability == "bias"
         if q.kind == "write":
             assert q.check is not None and q.check("") is None
@@ -99,7 +101,10 @@ def test_chains_are_true_and_stay_small():
             assert value == int(result)
             assert all(0 <= x <= 9 for x in path)
             assert len(terms) == int(q.tags["steps"]) + 1
-    by_level = {q.tags["steps"]: [p for p in chains().questions if p.tags["steps"] == q.tags["steps"]] for q in chains().questions}
+    by_level = {
+        q.tags["steps"]: [p for p in chains().questions if p.tags["steps"] == q.tags["steps"]]
+        for q in chains().questions
+    }
     for asked in by_level.values():
         commonest = Counter(q.options[0] for q in asked).most_common(1)[0][1] / len(asked)
         assert asked[0].chance == pytest.approx(commonest)
@@ -166,7 +171,9 @@ def lines(path: Path, *rows: object) -> str:
 def test_own_questions(tmp_path: Path):
     rows = [{"q": f"is it {i}", "opts": ["a", "b"], "right": i % 2, "who": f"g{i // 2}"} for i in range(40)]
     path = lines(tmp_path / "mine.jsonl", *rows)
-    task = from_jsonl(path=path, context="{q}?", choices="opts", answer="right", cluster="who", tags=("who",), dev_questions=8)
+    task = from_jsonl(
+        path=path, context="{q}?", choices="opts", answer="right", cluster="who", tags=("who",), dev_questions=8
+    )
     sound(task)
     assert task.questions[0].contexts == ("is it 0?",) or task.dev
     assert len(task.questions) + len(task.dev) == 40

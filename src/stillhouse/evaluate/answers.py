@@ -201,7 +201,9 @@ class Answers:
 def table(role: str, name: str, task: Task, normalisation: Normalisation, replies: Sequence[Reply]) -> pa.Table:
     """The rows of one role and task."""
     judged = [_judged(q, r) for q, r in zip(task.questions, replies, strict=True)]
-    rows = [_row(role, name, task, normalisation, q, r, s) for q, r, s in zip(task.questions, replies, judged, strict=True)]
+    rows = [
+        _row(role, name, task, normalisation, q, r, s) for q, r, s in zip(task.questions, replies, judged, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=_COLUMNS)
 
 
@@ -249,7 +251,9 @@ def append(path: Path, rows: pa.Table) -> None:
     if path.exists():
         old = _open(path)
         role, task = rows["role"][0].as_py(), rows["task"][0].as_py()
-        keep = [not (r == role and t == task) for r, t in zip(old["role"].to_pylist(), old["task"].to_pylist(), strict=True)]
+        keep = [
+            not (r == role and t == task) for r, t in zip(old["role"].to_pylist(), old["task"].to_pylist(), strict=True)
+        ]
         parts = [old.filter(pa.array(keep)), rows]
     sink = pa.BufferOutputStream()
     whole = pa.concat_tables(parts).unify_dictionaries().replace_schema_metadata(_COLUMNS.metadata)

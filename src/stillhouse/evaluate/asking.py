@@ -40,7 +40,9 @@ def ask(
     """
     model.eval()
     writing = [i for i, question in enumerate(questions) if question.kind == "write"]
-    found: dict[int, Reply] = dict(zip(writing, _write(model, [questions[i] for i in writing], prefix, ends, tick), strict=True))
+    found: dict[int, Reply] = dict(
+        zip(writing, _write(model, [questions[i] for i in writing], prefix, ends, tick), strict=True)
+    )
     reading = [i for i in range(len(questions)) if i not in found]
     found |= dict(zip(reading, _read(model, [questions[i] for i in reading], prefix, free, tick), strict=True))
     return [found[i] for i in range(len(questions))]
@@ -73,7 +75,7 @@ def likelihoods(
 
 @torch.no_grad()
 def _score(model: Model, packed: Packed) -> tuple[Tensor, Tensor]:
-    """log P of each scored token, [M] float64, and whether it was the likeliest, [M]. Logits exist of answers only."""
+    """Log P of each scored token, [M] float64, and whether it was the likeliest, [M]. Logits exist of answers only."""
     device = next(model.parameters()).device
     hidden_NH, _ = model(packed.batch.to(device))
     row_M, label_M = packed.row_M.to(device), packed.label_M.to(device)
@@ -225,13 +227,17 @@ def _write(
     read.learn([question.contexts[0] for question in questions])
     longest = _longest(model)
     found: dict[int, Reply] = {}
-    order = sorted(range(len(questions)), key=lambda i: (questions[i].new_tokens, len(read.known[questions[i].contexts[0]])))
+    order = sorted(
+        range(len(questions)), key=lambda i: (questions[i].new_tokens, len(read.known[questions[i].contexts[0]]))
+    )
     for first in range(0, len(order), TOGETHER):
         group = order[first : first + TOGETHER]
         new_tokens = max(questions[i].new_tokens for i in group)
         prompts = [read.known[questions[i].contexts[0]] or (prefix,) for i in group]
         room = max(1, longest - new_tokens)
-        outs = _continued(model, [prompt[-room:] for prompt in prompts], new_tokens, ends, [questions[i].stop for i in group])
+        outs = _continued(
+            model, [prompt[-room:] for prompt in prompts], new_tokens, ends, [questions[i].stop for i in group]
+        )
         for i, prompt, out in zip(group, prompts, outs, strict=True):
             found[i] = _ended(model, out[: questions[i].new_tokens], ends, questions[i], len(prompt) > room)
         tick(len(group))

@@ -79,7 +79,7 @@ class Question:
 
 
 def choice(
-    id: str,  # noqa: A002 – as the table calls it
+    id: str,
     context: str | Sequence[str],
     options: Sequence[str],
     gold: int,
@@ -95,7 +95,7 @@ def choice(
 
 
 def word(
-    id: str,  # noqa: A002
+    id: str,
     context: str,
     answer: str,
     *,
@@ -109,7 +109,7 @@ def word(
 
 
 def write(
-    id: str,  # noqa: A002
+    id: str,
     prompt: str,
     check: Callable[[str], float | None],
     *,
@@ -125,7 +125,7 @@ def write(
     )
 
 
-def text(id: str, content: str, *, cluster: str = "", tags: Mapping[str, str] | None = None) -> Question:  # noqa: A002
+def text(id: str, content: str, *, cluster: str = "", tags: Mapping[str, str] | None = None) -> Question:
     """A text whose bits are counted; see ``Question``."""
     return Question(id, "text", ("",), (content,), 0, cluster, tags or {})
 
@@ -227,8 +227,7 @@ def rows(path: str) -> list[dict[str, Any]]:
     """
     file = find_file(path)
     found = []
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

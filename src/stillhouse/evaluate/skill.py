@@ -54,7 +54,9 @@ def floor_of(task: Answered) -> Floor:
         add(float((longest == task.gold).mean()), "always the longest option")
         teacher = task.roles.get("teacher")
         if teacher is not None and teacher.free_NK is not None:
-            add(float((np.nanargmax(teacher.free_NK, axis=1) == task.gold).mean()), "the likeliest without the question")
+            add(
+                float((np.nanargmax(teacher.free_NK, axis=1) == task.gold).mean()), "the likeliest without the question"
+            )
     if task.kind == "write" and "floor" in task.roles:
         add(float(task.score("floor").mean()), "answers to other questions")
     return max(found, key=lambda floor: floor.mean)
@@ -100,7 +102,9 @@ class Skill:
         return not self.reason
 
 
-def skill(task: Answered, roles: tuple[str, ...], *, of: str = "teacher", threshold: float = 0.9, margin: float = 0.03) -> Skill:
+def skill(
+    task: Answered, roles: tuple[str, ...], *, of: str = "teacher", threshold: float = 0.9, margin: float = 0.03
+) -> Skill:
     """What some roles kept of another's skill in a task.
 
     Args:
@@ -114,7 +118,9 @@ def skill(task: Answered, roles: tuple[str, ...], *, of: str = "teacher", thresh
     there = [role for role in roles if role in task.roles]
     right = {role: task.score(role) for role in (of, *there)}
     kept = {
-        role: statistics.retention(right[of], right[role], floor.score_N, task.cluster, threshold=threshold, margin=margin)
+        role: statistics.retention(
+            right[of], right[role], floor.score_N, task.cluster, threshold=threshold, margin=margin
+        )
         for role in there
     }
     return Skill(task, floor, right, kept, _reason(task, kept[there[0]], floor, of, margin))

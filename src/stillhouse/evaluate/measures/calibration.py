@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from stillhouse.evaluate import reliability, statistics, wording
-from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, Items, Mark, Point, Series, Verdict
+from stillhouse.evaluate.records import Chart, Estimate, Finding, Items, Mark, Point, Series, Verdict
 from stillhouse.evaluate.reliability import CalibrationError
 from stillhouse.evaluate.repair import Repair, repair
 from stillhouse.evaluate.statistics import Interval
@@ -49,7 +48,9 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
         estimates.append(estimate("confidence − accuracy", role, gaps[role], "pp", n))
         if mended:
             estimates.append(Estimate("temperature that would mend it", role, mended.temperature, None, None, "", n))
-            estimates.append(estimate("confidence − accuracy at that temperature", role, mended.gap.scaled(100), "pp", n))
+            estimates.append(
+                estimate("confidence − accuracy at that temperature", role, mended.gap.scaled(100), "pp", n)
+            )
         if line:
             estimates.append(estimate("calibration intercept", role, line[0], "logits", n))
             estimates.append(estimate("calibration slope", role, line[1], "", n))
@@ -71,9 +72,7 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
     estimates.append(estimate("confidence − accuracy, student − teacher", "student", change, "pp", n))
 
     gap = gaps["student"]
-    beyond, beyond_low, beyond_high = statistics.further(
-        over["student"], over["teacher"], items.document
-    )
+    beyond, beyond_low, beyond_high = statistics.further(over["student"], over["teacher"], items.document)
     low, high = gap.bounds(0.9)
     gap_low, gap_high = max(0.0, gap.low, -gap.high), max(high, -low)  # below: either side may be it, so 2.5 % each
     verdict: Verdict

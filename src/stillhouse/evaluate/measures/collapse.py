@@ -73,13 +73,20 @@ def collapse(
         verdict = "FAIL"
         named = ", ".join(one.name for one in confirmed)
         sentence = f"The student collapsed in {count(len(confirmed), 'part')} of its skills: {named}."
-        reason = f"On the half that pointed them out and on the other half it keeps less than {asked_for} there (Holm, 5 %)."
+        reason = (
+            f"On the half that pointed them out and on the other half it keeps less than {asked_for} there (Holm, 5 %)."
+        )
     elif not open_ones:
-        verdict, sentence = "PASS", f"No collapse in {count(len(slices), 'slice')}: the least is kept of {worst.name}, {share}."
+        verdict, sentence = (
+            "PASS",
+            f"No collapse in {count(len(slices), 'slice')}: the least is kept of {worst.name}, {share}.",
+        )
         reason = f"Every slice keeps {asked_for} or more, each tested at 5 %."
     else:
         verdict = "INCONCLUSIVE"
-        sentence = f"No collapse is confirmed in {count(len(slices), 'slice')}; the least is kept of {worst.name}, {share}."
+        sentence = (
+            f"No collapse is confirmed in {count(len(slices), 'slice')}; the least is kept of {worst.name}, {share}."
+        )
         needed = [one.kept.needed for one in open_ones if one.kept.needed is not None]
         more = f" The hardest to decide takes about {max(needed):,} questions." if needed else ""
         reason = f"Of {count(len(open_ones), 'slice')} it cannot be shown that {asked_for} is kept.{more}"
@@ -88,7 +95,9 @@ def collapse(
         one = slices[i]
         value, low, high = (x * 100 for x in (one.kept.value, one.kept.low, one.kept.high))
         estimates.append(Estimate(f"{one.name}: skill kept", "student", value, low, high, "%", one.n))
-        estimates.append(Estimate(f"{one.name}: shrunk to the others", "student", shrunk[i] * 100, None, None, "%", one.n))
+        estimates.append(
+            Estimate(f"{one.name}: shrunk to the others", "student", shrunk[i] * 100, None, None, "%", one.n)
+        )
     rows = tuple(
         Point(one.name, one.kept.value * 100, one.kept.low * 100, one.kept.high * 100, one.n)
         for one in (slices[i] for i in order[:_MOST_SHOWN])

@@ -36,7 +36,9 @@ def coverage(
     thresholds = {"reasoning": reasoning}
     asked = list(dict.fromkeys(task.capability for task in answers.having("teacher", "student") if task.kind != "text"))
     if not asked:
-        return wording.not_measured("coverage", _QUESTION, "no task with a right answer was asked of teacher and student")
+        return wording.not_measured(
+            "coverage", _QUESTION, "no task with a right answer was asked of teacher and student"
+        )
     found: dict[str, Together] = {}
     sizes: dict[str, int] = {}
     for capability in asked:
@@ -52,7 +54,7 @@ def coverage(
         Estimate(f"{name}: skill kept", "student", each.value * 100, each.low * 100, each.high * 100, "%", sizes[name])
         for name, each in found.items()
     ]
-    whole = len(set((*asked, *required)))
+    whole = len({*asked, *required})
     estimates += [
         Estimate("capabilities kept", "student", len(kept) / whole * 100, None, None, "%", whole),
         Estimate("capabilities that could be judged", "student", len(found) / whole * 100, None, None, "%", whole),
@@ -68,7 +70,11 @@ def coverage(
     )
     open_ones = [name for name in found if name not in kept and name not in lost]
     verdict: Verdict = "FAIL" if lost else "INCONCLUSIVE" if open_ones or set(missing) & set(required) else "PASS"
-    parts = [("Less than asked for is kept of", lost), ("Open", open_ones), ("Nothing can be said of", list(dict.fromkeys(missing)))]
+    parts = [
+        ("Less than asked for is kept of", lost),
+        ("Open", open_ones),
+        ("Nothing can be said of", list(dict.fromkeys(missing))),
+    ]
     asked_for = f"Asked for: {plain(retention * 100)} % of each, {plain(reasoning * 100)} % of reasoning."
     reason = " ".join([asked_for, *(f"{words}: {', '.join(names)}." for words, names in parts if names)])
     rows = tuple(Point(name, x.value * 100, x.low * 100, x.high * 100, sizes[name]) for name, x in found.items())
@@ -80,5 +86,10 @@ def coverage(
         (Series("student", rows, "student"),),
         (Mark(retention * 100, "asked for"), Mark(100.0, "teacher")),
     )
-    limits = ("A capability that no task asks about is not seen here.", wording.ITEMS_NOT_TASKS, wording.ONE_SIDED, wording.ONE_SEED)
+    limits = (
+        "A capability that no task asks about is not seen here.",
+        wording.ITEMS_NOT_TASKS,
+        wording.ONE_SIDED,
+        wording.ONE_SEED,
+    )
     return Finding("coverage", _QUESTION, verdict, sentence, reason, tuple(estimates), (chart,), limits)

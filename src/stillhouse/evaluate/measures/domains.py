@@ -37,5 +37,12 @@ def domains(answers: Answers) -> Finding:
     sentence = f"The student loses most in {rows[0][0]}, {say(rows[0][1], 'bits per byte')}"
     sentence += f", least in {rows[-1][0]}, {say(rows[-1][1], 'bits per byte')}." if len(rows) > 1 else "."
     points = tuple(Point(name, lost.value, lost.low, lost.high, n) for name, lost, n in rows)
-    chart = Chart("forest", "Bits per byte lost, by text", "", "bits per byte", (Series("student", points, "student"),), (Mark(0.0, "teacher"),))
+    chart = Chart(
+        "forest",
+        "Bits per byte lost, by text",
+        "",
+        "bits per byte",
+        (Series("student", points, "student"),),
+        (Mark(0.0, "teacher"),),
+    )
     return Finding("domains", _QUESTION, "DESCRIPTIVE", sentence, "", tuple(estimates), (chart,), (wording.ONE_SEED,))

@@ -44,17 +44,23 @@ def flips(answers: Answers) -> Finding:
         estimates += [
             Estimate(f"{task.task}: lost", "student", float(lost), None, None, "", n),
             Estimate(f"{task.task}: gained", "student", float(gained), None, None, "", n),
-            Estimate(f"{task.task}: p value of equally many", "student", statistics.mcnemar(lost, gained), None, None, "", n),
+            Estimate(
+                f"{task.task}: p value of equally many", "student", statistics.mcnemar(lost, gained), None, None, "", n
+            ),
         ]
         if lost + gained:
             direction = (lost - gained) / (lost + gained)
             estimates.append(Estimate(f"{task.task}: direction", "student", direction, None, None, "", n))
         if task.kind == "choice":
             other = (task.chosen("teacher") != task.chosen("student")) & ~teacher_N & ~student_N
-            estimates.append(Estimate(f"{task.task}: wrong in another way", "student", float(other.sum()), None, None, "", n))
+            estimates.append(
+                Estimate(f"{task.task}: wrong in another way", "student", float(other.sum()), None, None, "", n)
+            )
         kappa = _together(task)
         if kappa is not None:
-            estimates.append(Estimate(f"{task.task}: right and wrong together (κ)", "student", kappa, None, None, "", n))
+            estimates.append(
+                Estimate(f"{task.task}: right and wrong together (κ)", "student", kappa, None, None, "", n)
+            )
         bars["lost"].append(Point(task.task, lost / n * 100, n=n))
         bars["gained"].append(Point(task.task, gained / n * 100, n=n))
     p = statistics.mcnemar(lost_all, gained_all)

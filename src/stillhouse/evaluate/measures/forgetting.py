@@ -25,7 +25,9 @@ def forgetting(answers: Answers, *, most: float = 0.05, margin: float = 0.03) ->
     """
     asked = skills(answers, roles=("student",), of="before", threshold=1 - most, margin=margin)
     if not asked:
-        return wording.not_measured("forgetting", _QUESTION, "no task was asked of the student before and after training")
+        return wording.not_measured(
+            "forgetting", _QUESTION, "no task was asked of the student before and after training"
+        )
     judged = [one for one in asked if one.informative]
     if not judged:
         reason = f"in none of {count(len(asked), 'task')} did the student show skill before training"
@@ -36,7 +38,9 @@ def forgetting(answers: Answers, *, most: float = 0.05, margin: float = 0.03) ->
     open_ones = [one.task.task for one, each in zip(judged, kept, strict=True) if each.verdict != "PASS"]
     worst = min(range(len(judged)), key=lambda i: kept[i].value)
     name, each = judged[worst].task.task, kept[worst]
-    share = f"{name}: {wording.with_interval(each.value * 100, each.low * 100, each.high * 100, '%')} of what it could do"
+    share = (
+        f"{name}: {wording.with_interval(each.value * 100, each.low * 100, each.high * 100, '%')} of what it could do"
+    )
     verdict: Verdict = "FAIL" if lost else "INCONCLUSIVE" if open_ones else "PASS"
     sentence = {
         "FAIL": f"Training made the student forget ({', '.join(lost)}); the least is left of {share}.",
@@ -45,10 +49,14 @@ def forgetting(answers: Answers, *, most: float = 0.05, margin: float = 0.03) ->
     }[verdict]
     needed = [k.needed for k in kept if k.needed is not None]
     reason = f"Allowed is a loss of {plain(most * 100)} % in a task." + (
-        f" Open: {', '.join(open_ones)}; the hardest takes about {max(needed):,} questions." if open_ones and needed else ""
+        f" Open: {', '.join(open_ones)}; the hardest takes about {max(needed):,} questions."
+        if open_ones and needed
+        else ""
     )
     estimates = tuple(
-        Estimate(f"{one.task.task}: left of before", "student", k.value * 100, k.low * 100, k.high * 100, "%", one.task.size)
+        Estimate(
+            f"{one.task.task}: left of before", "student", k.value * 100, k.low * 100, k.high * 100, "%", one.task.size
+        )
         for one, k in zip(judged, kept, strict=True)
     )
     gained = sum(k.value > 1 for k in kept)
@@ -57,7 +65,9 @@ def forgetting(answers: Answers, *, most: float = 0.05, margin: float = 0.03) ->
         for one, k in zip(judged, kept, strict=True)
     )
     marks = (Mark((1 - most) * 100, "allowed"), Mark(100.0, "before"))
-    chart = Chart("forest", "Left of what it could do before", "", "% of before", (Series("student", rows, "student"),), marks)
+    chart = Chart(
+        "forest", "Left of what it could do before", "", "% of before", (Series("student", rows, "student"),), marks
+    )
     limits = (
         f"In {number(gained)} of {len(judged)} tasks it can do more than before: forgetting here is net of what was learned.",
         wording.ITEMS_NOT_TASKS,

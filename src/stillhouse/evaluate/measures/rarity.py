@@ -24,7 +24,9 @@ def rarity(items: Items, *, bins: int = 5) -> Finding:
     """
     roles = [role for role in _ROLES if items.has(role)]
     if not items.has("teacher") or not items.has("floor") or "student" not in roles:
-        return wording.not_measured("rarity", _QUESTION, "teacher, student and training counts were not scored on the same text")
+        return wording.not_measured(
+            "rarity", _QUESTION, "teacher, student and training counts were not scored on the same text"
+        )
     if items.bytes is None:
         return wording.not_measured("rarity", _QUESTION, "classes are no words")
     if items.documents < 2 or items.size < 20 * bins:

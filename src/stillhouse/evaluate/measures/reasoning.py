@@ -63,7 +63,11 @@ def reasoning(
         told = [each for each in verdicts if each[0] == verdict]
     sentence = " ".join(each[1] for each in told)
     reason = " ".join(each[2] for each in verdicts if each[2])
-    limits = ("Steps of made-up questions: what is lost of real reasoning may differ.", wording.ONE_SIDED, wording.ONE_SEED)
+    limits = (
+        "Steps of made-up questions: what is lost of real reasoning may differ.",
+        wording.ONE_SIDED,
+        wording.ONE_SEED,
+    )
     return Finding("reasoning", _QUESTION, verdict, sentence, reason, tuple(estimates), (chart,), limits)
 
 
@@ -78,10 +82,16 @@ def _judged(
             return "UNINFORMATIVE", f"{task.task} has no questions of {name}.", ""
         one = skill(task.taken(rows), ("student",), threshold=several, margin=margin)
         if one.reason:
-            return "UNINFORMATIVE", f"{task.task}, {name}: {one.reason}.", f"{task.task}: nothing can be said of {name}."
+            return (
+                "UNINFORMATIVE",
+                f"{task.task}, {name}: {one.reason}.",
+                f"{task.task}: nothing can be said of {name}.",
+            )
         kept[name] = one.kept["student"]
         value, low, high = (x * 100 for x in (kept[name].value, kept[name].low, kept[name].high))
-        estimates.append(Estimate(f"{task.task}: skill kept at {name}", "student", value, low, high, "%", int(rows.sum())))
+        estimates.append(
+            Estimate(f"{task.task}: skill kept at {name}", "student", value, low, high, "%", int(rows.sum()))
+        )
     one_step, more = kept["one step"], kept["several steps"]
     # two sets of questions: independent; the interval of each is Fieller's, its half width taken as 1.96 standard errors
     gap = (more.value - one_step.value) * 100
@@ -89,14 +99,26 @@ def _judged(
     low, high = gap - 1.645 * spread, gap + 1.645 * spread
     n = int((steps_N >= 1).sum())
     estimates.append(
-        Estimate(f"{task.task}: kept at several steps − at one", "student", gap, gap - 1.96 * spread, gap + 1.96 * spread, "pp", n)
+        Estimate(
+            f"{task.task}: kept at several steps − at one",
+            "student",
+            gap,
+            gap - 1.96 * spread,
+            gap + 1.96 * spread,
+            "pp",
+            n,
+        )
     )
     numbers = (
         f"{task.task}: of the teacher's skill the student keeps {number(one_step.value * 100)} % at one step and "
         f"{number(more.value * 100)} % [{number(more.low * 100)}, {number(more.high * 100)}] at several."
     )
     if more.verdict == "FAIL" or high < -beyond_one:
-        what = f"less than {plain(several * 100)} %" if more.verdict == "FAIL" else f"surely {plain(beyond_one)} pp less than at one step"
+        what = (
+            f"less than {plain(several * 100)} %"
+            if more.verdict == "FAIL"
+            else f"surely {plain(beyond_one)} pp less than at one step"
+        )
         return "FAIL", numbers, f"{task.task}: it keeps {what} at several steps."
     if more.verdict == "PASS" and low > -beyond_one:
         return "PASS", numbers, ""

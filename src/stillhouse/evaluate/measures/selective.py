@@ -57,7 +57,14 @@ def selective(items: Items, *, seed: int = 0) -> Finding:
         f"Taking what it is surest of, the student is right as often as the teacher ({number(goal * 100)} %) on "
         f"{say(served.scaled(100), '%')} of the items; the rest would be the teacher's."
     )
-    chart = Chart("line", "Right on the surest share", "surest share, %", "% right", tuple(lines), (Mark(goal * 100, "teacher, all"),))
+    chart = Chart(
+        "line",
+        "Right on the surest share",
+        "surest share, %",
+        "% right",
+        tuple(lines),
+        (Mark(goal * 100, "teacher, all"),),
+    )
     limits = (
         "Of the next token (or class) under teacher-forced text; whole answers are another matter.",
         "The share is chosen on these items: a threshold set by it will do a little worse on others.",

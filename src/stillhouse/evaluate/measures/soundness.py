@@ -59,6 +59,8 @@ def soundness(answers: Answers, *, unread: float = 5.0, cut_off: float = 10.0, t
         reason = "All shares are within their limits."
     if told:
         sentence += f" Always the same answer: {'; '.join(told)}."
-    charts = tuple(Chart("bars", what.capitalize(), "", "%", (Series(what, tuple(points)),)) for what, points in bars.items())
+    charts = tuple(
+        Chart("bars", what.capitalize(), "", "%", (Series(what, tuple(points)),)) for what, points in bars.items()
+    )
     limits = ("That an answer can be read does not say that it was read rightly: look at some.",)
     return Finding("soundness", _QUESTION, verdict, sentence, reason, tuple(estimates), charts, limits)

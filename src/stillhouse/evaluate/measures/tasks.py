@@ -39,7 +39,9 @@ def tasks(
     silent = [f"{one.task.task} ({one.reason})" for one in asked if not one.informative]
     limits = (wording.ITEMS_NOT_TASKS, wording.ONE_SIDED, wording.ONE_SEED)
     if not judged:
-        sentence = f"The teacher shows no skill in any of {count(len(asked), 'task')}: there is nothing to compare with."
+        sentence = (
+            f"The teacher shows no skill in any of {count(len(asked), 'task')}: there is nothing to compare with."
+        )
         return Finding(
             "tasks", _QUESTION, "UNINFORMATIVE", sentence, f"{'; '.join(silent)}.", tuple(estimates), (), limits
         )
@@ -92,12 +94,18 @@ def _verdict(
         return "FAIL", f"Too little is kept of critical tasks: {', '.join(failed)}."
     if whole.verdict == "PASS":
         if undecided:
-            return "INCONCLUSIVE", f"It keeps {asked} or more of all together; critical and open: {'; '.join(undecided)}."
+            return (
+                "INCONCLUSIVE",
+                f"It keeps {asked} or more of all together; critical and open: {'; '.join(undecided)}.",
+            )
         return "PASS", f"It keeps {asked} or more ({wording.p_value(whole.p_above)})."
     surely = f"Neither more nor less than {asked} can be shown at the 5 % level."
     more = _more(whole)
     if more is None:
-        return "INCONCLUSIVE", f"{surely} No practical number of questions would decide it: the student sits at the threshold."
+        return (
+            "INCONCLUSIVE",
+            f"{surely} No practical number of questions would decide it: the student sits at the threshold.",
+        )
     n = sum(one.task.size for one in judged)
     return "INCONCLUSIVE", (
         f"{surely} About {math.ceil(more * n):,} questions like these {n:,} would decide it with 80 % power; {n:,} could have decided "
@@ -137,9 +145,18 @@ def _charts(judged: Sequence[Skill], whole: Together, retention: float) -> tuple
         rows.append(Point(one.task.task, kept.value * 100, kept.low * 100, kept.high * 100, one.task.size))
     marks = (Mark(retention * 100, "asked for"), Mark(100.0, "teacher"))
     forest = Chart(
-        "forest", "Skill kept above the floor, by task", "", "% of the teacher's", (Series("student", tuple(rows), "student"),), marks
+        "forest",
+        "Skill kept above the floor, by task",
+        "",
+        "% of the teacher's",
+        (Series("student", tuple(rows), "student"),),
+        marks,
     )
-    roles = [role for role in ("before", "control", "direct", "student", "teacher") if all(role in one.right for one in judged)]
+    roles = [
+        role
+        for role in ("before", "control", "direct", "student", "teacher")
+        if all(role in one.right for one in judged)
+    ]
     floor = Series("floor", (Point("floor", 100 * sum(one.floor.mean for one in judged) / len(judged)),), "floor")
     steps = [
         Series(role, (Point(role, 100 * sum(float(one.right[role].mean()) for one in judged) / len(judged)),), role)

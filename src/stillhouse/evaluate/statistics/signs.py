@@ -13,6 +13,7 @@ FLIP_BELOW = 20
 
 
 def t_tests(d: Interval) -> tuple[float, float]:
+    """One-sided p values (d not above 0, d not below 0) by Student's t."""
     if d.se == 0.0:
         return (0.0 if d.value > 0 else 1.0), (0.0 if d.value < 0 else 1.0)
     below = t_cdf(d.value / d.se, d.df)

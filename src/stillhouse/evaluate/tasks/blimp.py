@@ -20,6 +20,8 @@ def blimp(*, path: str = "blimp/test.jsonl.gz") -> Task:
         pair = (row["sentence_good"], row["sentence_bad"])
         tags = {"field": row["field"], "phenomenon": row["phenomenon"]}
         questions.append(
-            choice(f"{row['uid']}.{number}", "", pair if not first else pair[::-1], first, cluster=row["uid"], tags=tags)
+            choice(
+                f"{row['uid']}.{number}", "", pair if not first else pair[::-1], first, cluster=row["uid"], tags=tags
+            )
         )
     return Task(tuple(questions), "grammar", normalisation="raw")

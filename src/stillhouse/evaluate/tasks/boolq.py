@@ -5,7 +5,9 @@ from __future__ import annotations
 from stillhouse.evaluate.questions import Question, Task, choice, rows
 
 
-def boolq(*, path: str = "boolq/validation.jsonl.gz", dev: str = "boolq/train.jsonl.gz", dev_questions: int = 200) -> Task:
+def boolq(
+    *, path: str = "boolq/validation.jsonl.gz", dev: str = "boolq/train.jsonl.gz", dev_questions: int = 200
+) -> Task:
     """Does it answer yes-or-no questions about a passage?
 
     Clark et al. 2019, arXiv:1905.10044. A small model says one of the two nearly always: compare it with the majority.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from stillhouse.errors import RecipeError, fail
 from stillhouse.evaluate.questions import Task, choice
 
-_NAMES = "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Karen Leo Mary Nick Olga Paul Rosa Sam Tina Victor".split()
+_NAMES = (
+    "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Karen Leo Mary Nick Olga Paul Rosa Sam Tina Victor".split()  # noqa: SIM905 – easier to read
+)
 
 
 def facts(*, steps: tuple[int, ...] = (1, 2, 3), people: int = 6, questions: int = 300, seed: int = 0) -> Task:
@@ -29,7 +32,7 @@ def facts(*, steps: tuple[int, ...] = (1, 2, 3), people: int = 6, questions: int
         rng = random.Random(f"{seed}/{level}")
         for number in range(questions):
             names = rng.sample(_NAMES, people)
-            told = [f"The boss of {a} is {b}." for a, b in zip(names, names[1:], strict=False)]
+            told = [f"The boss of {a} is {b}." for a, b in pairwise(names)]
             rng.shuffle(told)
             start = rng.randrange(people - level)
             options = [name for name in names if name != names[start]]

@@ -41,7 +41,9 @@ def from_jsonl(
             sliced = {tag: str(row[tag]) for tag in tags}
             group = "" if cluster is None else str(row[cluster])
         except KeyError as error:
-            raise fail(DataError, f"{path}, row {number + 1}", f"has no {error}", f"It has: {', '.join(row)}.") from None
+            raise fail(
+                DataError, f"{path}, row {number + 1}", f"has no {error}", f"It has: {', '.join(row)}."
+            ) from None
         if not 0 <= gold < len(options):
             what = f"answer is {gold}, and there are {len(options)} choices"
             raise fail(DataError, f"{path}, row {number + 1}", what, "Count the choices from 0.")

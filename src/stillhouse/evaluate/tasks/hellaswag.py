@@ -14,7 +14,8 @@ def hellaswag(*, path: str = "hellaswag/validation.jsonl") -> Task:
         path: JSONL of ind, context, choices, answer.
     """
     questions = [
-        choice(str(row["ind"]), row["context"], [f" {text}" for text in row["choices"]], row["answer"]) for row in rows(path)
+        choice(str(row["ind"]), row["context"], [f" {text}" for text in row["choices"]], row["answer"])
+        for row in rows(path)
     ]
     scored, dev = split(questions, 150)
     return Task(scored, "common sense", dev)

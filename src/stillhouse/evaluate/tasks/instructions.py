@@ -8,9 +8,24 @@ from collections.abc import Callable
 
 from stillhouse.evaluate.questions import Task, write
 
-_ABOUT = "dogs,the sea,winter,a market,music,trains,bread,the moon,gardens,school,rain,a bicycle,birds,tea,the city,horses".split(
-    ","
-)
+_ABOUT = [
+    "dogs",
+    "the sea",
+    "winter",
+    "a market",
+    "music",
+    "trains",
+    "bread",
+    "the moon",
+    "gardens",
+    "school",
+    "rain",
+    "a bicycle",
+    "birds",
+    "tea",
+    "the city",
+    "horses",
+]
 
 
 def instructions(*, questions: int = 20, new_tokens: int = 48, seed: int = 0) -> Task:
@@ -33,7 +48,14 @@ def instructions(*, questions: int = 20, new_tokens: int = 48, seed: int = 0) ->
             prompt = f"Instruction: Write about {about}. {told.format(word=word_, count=count)}\nAnswer:"
             check = _Kept(kept, word_, count)
             found.append(
-                write(f"{kind}.{number}", prompt, check, stop=("Instruction:",), new_tokens=new_tokens, tags={"constraint": kind})
+                write(
+                    f"{kind}.{number}",
+                    prompt,
+                    check,
+                    stop=("Instruction:",),
+                    new_tokens=new_tokens,
+                    tags={"constraint": kind},
+                )
             )
     return Task(tuple(found), "instructions")
 

@@ -7,14 +7,74 @@ import random
 from stillhouse.errors import RecipeError, fail
 from stillhouse.evaluate.questions import Task, word
 
-_KEYS = (
-    "lamp river stone cloud table green horse paper violin garden silver window bread tower ocean candle forest hammer "
-    "ladder mirror needle orange pepper rabbit saddle tiger bottle valley wagon yellow basket copper"
-).split()
-_VALUES = (
-    "north seven apple winter copper music friday doctor purple island market letter summer animal bridge castle dinner "
-    "engine flower guitar harbor insect jacket kitchen leather monday number oxygen pocket queen rocket school"
-).split()
+_KEYS = [
+    "lamp",
+    "river",
+    "stone",
+    "cloud",
+    "table",
+    "green",
+    "horse",
+    "paper",
+    "violin",
+    "garden",
+    "silver",
+    "window",
+    "bread",
+    "tower",
+    "ocean",
+    "candle",
+    "forest",
+    "hammer",
+    "ladder",
+    "mirror",
+    "needle",
+    "orange",
+    "pepper",
+    "rabbit",
+    "saddle",
+    "tiger",
+    "bottle",
+    "valley",
+    "wagon",
+    "yellow",
+    "basket",
+    "copper",
+]
+_VALUES = [
+    "north",
+    "seven",
+    "apple",
+    "winter",
+    "copper",
+    "music",
+    "friday",
+    "doctor",
+    "purple",
+    "island",
+    "market",
+    "letter",
+    "summer",
+    "animal",
+    "bridge",
+    "castle",
+    "dinner",
+    "engine",
+    "flower",
+    "guitar",
+    "harbor",
+    "insect",
+    "jacket",
+    "kitchen",
+    "leather",
+    "monday",
+    "number",
+    "oxygen",
+    "pocket",
+    "queen",
+    "rocket",
+    "school",
+]
 
 
 def recall(*, pairs: tuple[int, ...] = (4, 8, 16), questions: int = 300, seed: int = 0) -> Task:
