@@ -20,6 +20,7 @@ from stillhouse.evaluate.wording import count, plain
 _QUESTION = "Is there a part of its skills in which the student collapsed?"
 _FALSE = 0.10  # share of false ones among the suspects
 _MOST_SHOWN = 20
+_FEWEST = 6  # clusters: with fewer nothing can be shown of a slice
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _slices(task: Answered, least: float, smallest: int, margin: float, seed: in
         if len(values) > 1:
             parts += [(f"{task.task}, {tag} {value}", np.asarray(value_N == value)) for value in values]
     for name, rows in parts:
-        if int(rows.sum()) < smallest:
+        if int(rows.sum()) < smallest or len(np.unique(task.cluster[rows])) < _FEWEST:
             continue
 
         def kept(of: NDArray[np.bool_]) -> Retention:
