@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from shared import make_llama, make_tokenizer
@@ -69,7 +67,7 @@ def test_a_token_that_reaches_over_the_border_is_scored(llama: Model):
 def teach(tokenizer: PreTrainedTokenizerFast, line: str) -> Model:
     """A model that has learned one line by heart."""
     model = make_llama(tokenizer, tied=False)
-    ids = torch.tensor([[END, *tokenizer(line).input_ids, END]])
+    ids = torch.tensor([[*tokenizer(line).input_ids, END]])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     with model.generating() as network:
         for _ in range(150):
@@ -81,9 +79,14 @@ def teach(tokenizer: PreTrainedTokenizerFast, line: str) -> Model:
     return model.eval()
 
 
-def test_a_word_must_be_followed_by_its_end():
-    """The prefix trap: without an end "quick br" is right where the model would write more."""
-    model = teach(make_tokenizer(), "key: seventy\nkey: seventy\n")
+@pytest.fixture(scope="module")
+def learned() -> Model:
+    return teach(make_tokenizer(), "key: seventy\nkey: seventy\n")
+
+
+def test_a_word_must_be_followed_by_its_end(learned: Model):
+    """The prefix trap: without an end "seven" is right where the model would write "seventy"."""
+    model = learned
     right, begun, ended = replies(
         model,
         word("right", "key:", " seventy", end="\n"),
@@ -117,21 +120,17 @@ def test_a_text_is_scored_whole_and_in_windows(llama: Model):
 
 
 def test_a_context_that_does_not_fit_is_cut_and_told(llama: Model):
-    context = "Still waters run deep. " * 60
+    context = " ".join(["Still waters run deep."] * 60)
     cut, whole = replies(llama, choice("a", context, [" fox"], 0), choice("b", "Still", [" fox"], 0))
     assert cut.truncated and not whole.truncated
-    ids = llama.tokenizer(context.rstrip() + " fox").input_ids
-    before = llama.tokenizer(context.rstrip()).input_ids
-    start = len(before)
-    shift = len(ids) - 257
-    slow = (
-        alone(llama, Asked(tuple(ids[shift:]), start - shift))[0] if ids[:start] == before else cut.ll[0] - math.log(1)
-    )
-    assert cut.ll[0] == pytest.approx(slow, abs=1e-3)
+    before, ids = llama.tokenizer(context).input_ids, llama.tokenizer(context + " fox").input_ids
+    assert ids[: len(before)] == before
+    kept = ids[-257:]  # 256 that are read, and the last one, which is only asked for
+    assert cut.ll[0] == pytest.approx(alone(llama, Asked(tuple(kept), 257 - (len(ids) - len(before))))[0], abs=1e-3)
 
 
-def test_what_is_written_is_what_the_model_would_write():
-    model = teach(make_tokenizer(), "key: seventy\nkey: seventy\n")
+def test_what_is_written_is_what_the_model_would_write(learned: Model):
+    model = learned
     stopped, ended, cut = replies(
         model,
         write("a", "key:", lambda _: 1.0, stop=("\n",), new_tokens=30),
@@ -143,8 +142,8 @@ def test_what_is_written_is_what_the_model_would_write():
     assert cut.stop == "length" and cut.text is not None and " seventy".startswith(cut.text)
 
 
-def test_prompts_written_together_do_not_disturb_each_other():
-    model = teach(make_tokenizer(), "key: seventy\nkey: seventy\n")
+def test_prompts_written_together_do_not_disturb_each_other(learned: Model):
+    model = learned
     prompts = ["key:", "key: seventy\nkey:", "The quick brown fox jumps", "k"]
     questions = [write(p, p, lambda _: 1.0, new_tokens=6) for p in prompts]
     together = replies(model, *questions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stillhouse.evaluate.questions import Question, Task, choice, rows
 
 
-def piqa(*, path: str = "piqa/validation.jsonl", dev: str = "piqa/train.jsonl.gz", dev_questions: int = 300) -> Task:
+def piqa(*, path: str = "piqa/validation.jsonl", dev: str = "piqa/train.jsonl", dev_questions: int = 300) -> Task:
     """Does it know how things are done with things?
 
     Bisk et al. 2020, arXiv:1911.11641.
