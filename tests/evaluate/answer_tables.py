@@ -81,7 +81,7 @@ def answers(
     """The suite's tables."""
     n = len(teacher["knowledge"])
     tags = {
-        "knowledge": {"subject": ["botany" if i % 5 == 0 else "physics" if i % 5 < 3 else "history" for i in range(n)]},
+        "knowledge": {"subject": ["botany" if i % 12 == 0 else "physics" if i % 2 else "history" for i in range(n)]},
         "grammar": {"field": ["syntax" if i % 2 else "morphology" for i in range(n)]},
         "recall": {"pairs": [str(4 * (1 + i % 2)) for i in range(n)]},
         "chains": {"steps": [str(1 + i % 4) for i in range(n)]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path, cache: Path):
 
 
 def test_an_interruption_costs_a_shard(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stillhouse.evaluate.examine.SHARD", 10)
+    monkeypatch.setattr(sys.modules["stillhouse.evaluate.examine"], "SHARD", 10)
     asker = Asker(models()["student"], 0)
 
     def stop(_: int) -> None:

@@ -48,8 +48,7 @@ def defect(kind: str) -> Answers:
     elif kind == "one capability":
         student["recall"] = less(rng, teacher["recall"], 0.75, FLOOR)
     elif kind == "a slice":
-        student["knowledge"] = less(rng, teacher["knowledge"], 0.1, FLOOR, np.arange(n) % 5 == 0)
-        student["knowledge"] = np.where(np.arange(n) % 5, teacher["knowledge"], student["knowledge"])
+        student["knowledge"] = less(rng, teacher["knowledge"], 0.1, FLOOR, np.arange(n) % 12 == 0)
     elif kind == "bias":
         student["probe"] = np.maximum(student["probe"], right(rng, n, 0.2))
     elif kind == "long chains":

@@ -155,7 +155,7 @@ class Answered:
             case "word":
                 return replies.greedy_NK[:, 0]
             case "write":
-                return np.nan_to_num(replies.score_N, nan=0.0)
+                return np.asarray(np.nan_to_num(replies.score_N, nan=0.0))
             case "text":
                 return np.asarray(-replies.ll_NK[:, 0] / math.log(2) / self.bytes_NK[:, 0])
 

@@ -124,7 +124,7 @@ def fingerprint(model: Model) -> str:
 
 def _reply(kept: Mapping[str, Any]) -> Reply:
     """A reply as JSON has it."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
     return Reply(**values)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +179,7 @@ class Task:
             return self
         order = sorted(range(len(self.questions)), key=lambda i: _draw(seed, self.questions[i].id))
         kept = tuple(self.questions[i] for i in sorted(order[:limit]))
-        return Task(kept, self.capability, self.dev, self.normalisation, self.skill, self.outside)
+        return replace(self, questions=kept)
 
 
 def split(questions: Iterable[Question], dev: int) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
@@ -194,7 +194,8 @@ def split(questions: Iterable[Question], dev: int) -> tuple[tuple[Question, ...]
     """
     listed = list(questions)
     share = min(0.2, dev / max(1, len(listed)))
-    scored, chosen = [], []
+    scored: list[Question] = []
+    chosen: list[Question] = []
     for question in listed:
         (chosen if _draw(0, question.cluster or question.id) < share else scored).append(question)
     return tuple(scored), tuple(chosen)
@@ -260,7 +261,9 @@ def task_of(asked: recipe.Asked, where: str) -> Task:
         raise RecipeError(*(Problem(f"{where}.{p.where}", p.what, p.way_out) for p in error.problems)) from None
     if not task.questions:
         raise fail(RecipeError, where, f"'{asked.name}' holds no questions", "Look at its file.")
-    return task.taken(asked.limit)
+    scored = {question.fingerprint for question in task.questions}
+    apart = tuple(question for question in task.dev if question.fingerprint not in scored)  # files do overlap
+    return replace(task, dev=apart).taken(asked.limit)
 
 
 def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> dict[str, Task]:

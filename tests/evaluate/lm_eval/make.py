@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1]))  # where the tests' helpers lie
 
+# ruff: noqa: E402
+import torch
 from shared import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 

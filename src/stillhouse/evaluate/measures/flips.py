@@ -6,7 +6,7 @@ import numpy as np
 
 from stillhouse.evaluate import statistics, wording
 from stillhouse.evaluate.answers import Answered, Answers
-from stillhouse.evaluate.records import Chart, Estimate, Finding, Point, Series
+from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, IntArray, Point, Series
 from stillhouse.evaluate.wording import estimate, p_value, say
 
 _QUESTION = "Which answers did the student lose and gain against the teacher?"
@@ -28,7 +28,8 @@ def flips(answers: Answers) -> Finding:
     estimates: list[Estimate] = []
     bars: dict[str, list[Point]] = {"lost": [], "gained": []}
     lost_all = gained_all = n_all = 0
-    changed_all, cluster_all = [], []
+    changed_all: list[FloatArray] = []
+    cluster_all: list[IntArray] = []
     for task in asked:
         teacher_N, student_N = (task.score(role) >= 0.5 for role in ("teacher", "student"))
         lost_N, gained_N = teacher_N & ~student_N, ~teacher_N & student_N

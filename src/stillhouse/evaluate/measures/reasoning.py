@@ -152,9 +152,9 @@ def _horizon(task: Answered, role: str, steps_N: NDArray[np.int64], seed: int) -
     p = statistics.bootstrap(likeliest, clusters, seed=seed, replicates=500, kind="percentile")
     if not grid_P[0] < p.value < grid_P[-1]:
         return []
-    half = tuple(math.log(0.5) / math.log(x) for x in (p.value, max(p.low, 1e-3), min(p.high, 0.9999)))
+    value, low, high = (math.log(0.5) / math.log(x) for x in (p.value, max(p.low, 1e-3), min(p.high, 0.9999)))
     n = int(rows.sum())
     return [
         estimate(f"{task.task}: reliability of a step", role, p.scaled(100), "%", n),
-        Estimate(f"{task.task}: horizon", role, *half, "steps", n),
+        Estimate(f"{task.task}: horizon", role, value, low, high, "steps", n),
     ]
