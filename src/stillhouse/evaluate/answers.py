@@ -151,7 +151,7 @@ class Answered:
         replies = self.roles[role]
         match self.kind:
             case "choice":
-                return (self.chosen(role, normalisation) == self.gold).astype(np.float64)
+                return np.asarray(self.chosen(role, normalisation) == self.gold, dtype=np.float64)
             case "word":
                 return replies.greedy_NK[:, 0]
             case "write":
