@@ -24,7 +24,18 @@ _UNSPACED = (
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MOST_REMEMBERED = 1 << 18
-_remembered: dict[str, int] = {}
+
+
+class _Numbers(dict[str, int]):
+    """A word → its hash, made when it is first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        number = self[word] = int.from_bytes(digest, "little")
+        return number
+
+
+_remembered = _Numbers()
 
 
 def words(text: str) -> list[str]:
@@ -45,14 +56,10 @@ def hashed(texts: Sequence[str]) -> tuple[Hashes, Ints]:
     """
     if len(_remembered) > _MOST_REMEMBERED:
         _remembered.clear()
-    known, numbers, borders = _remembered, [], [0]
+    numbers: list[int] = []
+    borders = [0]
     for text in texts:
-        for word in words(text):
-            number = known.get(word)
-            if number is None:
-                digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-                number = known[word] = int.from_bytes(digest, "little")
-            numbers.append(number)
+        numbers.extend(map(_remembered.__getitem__, words(text)))
         borders.append(len(numbers))
     return np.array(numbers, dtype=np.uint64), np.array(borders, dtype=np.int64)
 

@@ -156,7 +156,7 @@ def _encoded(where: str, rendered: Rendered) -> bytes:
 
 
 def _decoded(line: bytes) -> Read:
-    content = json.loads(line)
+    content = json.loads(line.decode("ascii"))
     where = content.pop("where")
     if content.get("loss_spans") is not None:
         content["loss_spans"] = [tuple(span) for span in content["loss_spans"]]
