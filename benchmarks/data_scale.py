@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillhouse import machine
-from stillhouse.files import write_json
+from stillhouse.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "data_scale.json"
 VOCABULARY = 50_000
@@ -129,7 +129,9 @@ def main() -> None:
     if asked.one:
         print(json.dumps(prepare_once(*asked.one, asked.workers)))
         return
-    rows = []
+    # sizes can be measured one by one, on a machine that is quiet now and then
+    there = read_json(asked.out, {})
+    rows = [row for row in there.get("sizes", []) if row["documents"] not in asked.documents]
     console = Console()
     for documents in asked.documents:
         with tempfile.TemporaryDirectory() as place:
@@ -137,8 +139,9 @@ def main() -> None:
             write(path, documents)
             command = [sys.executable, __file__, "--workers", str(asked.workers), "--one", str(path), f"{place}/data"]
             said = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append({**json.loads(said.stdout.splitlines()[-1]), "input_bytes": path.stat().st_size})
-        console.print(rows[-1])
+            row = {**json.loads(said.stdout.splitlines()[-1]), "input_bytes": path.stat().st_size}
+            console.print(row)
+            rows = sorted([*rows, row], key=lambda each: each["documents"])
         found = {
             "machine": machine.describe(),
             "threads": os.environ.get("OMP_NUM_THREADS"),

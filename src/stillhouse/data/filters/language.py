@@ -20,8 +20,8 @@ MOST_CHARACTERS = 2000
 def language(
     *,
     keep: Annotated[Several, Field(min_length=1)] = ("en",),
-    least: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5,
-    shortest: Annotated[int, Field(ge=1)] = 20,
+    least: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2,
+    shortest: Annotated[int, Field(ge=1)] = 40,
 ) -> Filter:
     """Documents in other languages than those wanted, by the classifier of py3langid (Lui and Baldwin 2012), 139 languages.
 
@@ -30,7 +30,7 @@ def language(
     Args:
         keep: codes of the languages that are wanted, such as en, de, ja (ISO 639-1).
         least: the lowest probability that is kept.
-        shortest: shorter texts, in characters, are kept: too little is known of them.
+        shortest: shorter texts, in UTF-8 bytes, are kept: too little is known of them.
 
     Raises:
         RecipeError: py3langid is not installed, or does not know a language.
@@ -48,7 +48,7 @@ def language(
             raise fail(RecipeError, "keep", f"'{code}' is no language that is known", did_you_mean(code, known))
 
     def probability(text: str) -> float:
-        if len(text.strip()) < shortest:
+        if len(text.strip().encode("utf-8", "surrogatepass")) < shortest:
             return float("nan")
         return float(sum(p for code, p in identifier.rank(text[:MOST_CHARACTERS]) if code in keep))
 
