@@ -28,6 +28,7 @@ ZOO: dict[str, Callable[[dict[str, Any]], hf.PreTrainedModel]] = {
     "llama-untied": lambda o: hf.LlamaForCausalLM(hf.LlamaConfig(**GROUPED, **o, **HEADS, tie_word_embeddings=False)),
     "llama-classifier": lambda o: hf.LlamaForSequenceClassification(hf.LlamaConfig(**GROUPED, **o, num_labels=3)),
     "mistral": lambda o: hf.MistralForCausalLM(hf.MistralConfig(**GROUPED, **o, sliding_window=4)),
+    "mistral-whole": lambda o: hf.MistralForCausalLM(hf.MistralConfig(**GROUPED, **o, sliding_window=None)),
     "qwen2": lambda o: hf.Qwen2ForCausalLM(hf.Qwen2Config(**GROUPED, **o)),
     "qwen3": lambda o: hf.Qwen3ForCausalLM(hf.Qwen3Config(**GROUPED, **o, head_dim=8, tie_word_embeddings=True)),
     "gemma2": lambda o: hf.Gemma2ForCausalLM(
@@ -50,6 +51,7 @@ ZOO: dict[str, Callable[[dict[str, Any]], hf.PreTrainedModel]] = {
 """Name → how it is made, given what every configuration shares."""
 
 DECODERS = [name for name in ZOO if "classifier" not in name and "masked" not in name]
+CLASSIFIERS = [name for name in ZOO if "classifier" in name]
 
 
 def make(name: str, tokenizer: hf.PreTrainedTokenizerFast, *, seed: int = 0) -> Model:

@@ -261,6 +261,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
     for part in (*(settings.stage(i) for i in range(len(settings.stages))), settings):
         made.append(student.build(part.student, made[-1], empty=True, classes=part.data.classes))
         match_classes(part, made[-1])
+        match_layers(part.objective, made[-1])
     return made
 
 
@@ -294,6 +295,26 @@ def match_classes(settings: recipe.Recipe, pupil: Model) -> None:
     if most is not None and settings.data.block > most - pupil.first_position:
         what = f"is {settings.data.block}, and the student has {most - pupil.first_position} positions"
         raise fail(ModelError, "data.block", what, f"Set data.block={most - pupil.first_position} or less.")
+
+
+def match_layers(objective: recipe.Objective, pupil: Model) -> None:
+    """Refuse losses on layers that this student's layers cannot serve.
+
+    Args:
+        objective: the recipe's.
+        pupil: the student; may be empty.
+
+    Raises:
+        RecipeError: a loss wants what the student does not show; all of them at once.
+
+    """
+    from stillhouse.objective import terms_of
+
+    what = f"compares what layers attend to, and not all of {pupil.name} attend"
+    way_out = "Match hidden states instead: {name: hidden_mse, weight: 1, layers: uniform}."
+    wrong = [term for term in terms_of(objective) if term.want - pupil.shows]
+    if wrong:
+        raise RecipeError(*(Problem(f"objective, '{term.name}'", what, way_out) for term in wrong))
 
 
 def check_sizes(settings: recipe.Recipe) -> None:

@@ -6,13 +6,13 @@ Teacher and student are both a ``Model``. What is particular to a model family i
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stillhouse import attention
+from stillhouse import architectures, attention
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
 from stillhouse.types import Attended, Batch, Head
@@ -54,9 +54,13 @@ class Model(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.compute_dtype = torch.float32
-        # Models that look their attention up can be handed documents back to back; others get padded rows.
-        self.packs = bool(getattr(network, "_supports_attention_backend", False)) and _is_attention_only(network)
-        if self.packs:
+        # Models that look their attention up, or whose other layers can be told where documents begin, can be handed
+        # documents back to back; others get padded rows.
+        dispatches = bool(getattr(network, "_supports_attention_backend", False))
+        self.attends = dispatches and _is_attention_only(network)
+        self.packs = self.attends or architectures.take_borders(network)
+        self.dispatches = dispatches and self.packs
+        if self.dispatches:
             network.set_attn_implementation(attention.NAME)
 
     @property
@@ -125,6 +129,11 @@ class Model(nn.Module):
         raise fail(ModelError, self.name, f"the layers of a {type(self.network).__name__} are not known here")
 
     @property
+    def shows(self) -> frozenset[str]:
+        """What can be asked of its layers: states, and what they attend with where all do."""
+        return frozenset({"hidden", "attention"} if self.attends else {"hidden"})
+
+    @property
     def parameters_count(self) -> int:
         """Parameters, each storage counted once (tied embeddings are one)."""
         return sum(p.numel() for p in {id(p): p for p in self.network.parameters()}.values())
@@ -157,7 +166,7 @@ class Model(nn.Module):
             extra: dict[str, Any] = {"output_hidden_states": True} if "hidden" in want else {}
             seen: dict[int, Attended] = {}
             if "attention" in want:
-                assert self.packs, f"{self.name} does not show what it attends with"
+                assert self.attends, f"{self.name} does not show what it attends with"
                 extra["seen"] = seen
             types_P = self._token_types(batch)
             if self.packs:
@@ -184,6 +193,10 @@ class Model(nn.Module):
             layers["hidden"] = [x[rows] for x in out.hidden_states[1:]]
         if "attention" in want:
             layers["attention"] = list(seen.values())
+        pool = getattr(self.network, "pool", None)
+        if pool is not None:  # all states of a text, not those of one place
+            lengths = [stop - start for start, stop in pairwise(batch.borders_D1)]
+            return pool(list(hidden_PH.float().split(lengths))).index_select(0, batch.document_N), layers
         return self._pooled(hidden_PH.index_select(0, batch.select_N).float()), layers
 
     def _pooled(self, hidden_NH: Tensor) -> Tensor:
@@ -222,13 +235,13 @@ class Model(nn.Module):
         """The network ready for ``generate``: eval mode, transformers' own attention and cache; as it was afterwards."""
         training = self.network.training
         self.network.eval()
-        if self.packs:
+        if self.dispatches:
             fast = getattr(self.network, "_supports_sdpa", False)  # not with a soft cap on the scores (Gemma 2)
             self.network.set_attn_implementation("sdpa" if fast else "eager")
         try:
             yield self.network
         finally:
-            if self.packs:
+            if self.dispatches:
                 self.network.set_attn_implementation(attention.NAME)
             self.network.train(training)
 
@@ -314,12 +327,7 @@ def load(
         )
     if local and gguf_file is None:
         _check_folder(folder, where)
-        if (
-            json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            .get("model_type", "")
-            .startswith("factorised_")
-        ):
-            importlib.import_module("stillhouse.factorised")  # makes transformers know these classes
+        architectures.make_known(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     common |= {"revision": revision} if revision else {}
     common |= {"gguf_file": gguf_file} if gguf_file else {}

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, check_sizes, costs, match, match_classes
+from stillhouse.check import check, check_sizes, costs, match, match_classes, match_layers
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
@@ -317,6 +317,7 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
                 settings.student, master.model, settings.trainer.seed, sample=sample, classes=settings.data.classes
             )
             match_classes(settings, pupil)
+            match_layers(settings.objective, pupil)
             with atomic_folder(place) as building:
                 pupil.save(building)
 

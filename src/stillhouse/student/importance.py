@@ -213,6 +213,19 @@ def perplexity_change(teacher: Model, texts: Sequence[str]) -> Tensor:
     return torch.tensor(rises)
 
 
+def token_counts(teacher: Model, texts: Sequence[str], vocabulary: int) -> Tensor:
+    """How often each token comes in the texts, and once more, [V].
+
+    Args:
+        teacher: whose tokens.
+        texts: the sample.
+        vocabulary: V.
+
+    """
+    ids = [i for text in texts for i in teacher.tokenizer(text, verbose=False)["input_ids"]]
+    return torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary) + 1
+
+
 def documents(teacher: Model, texts: Sequence[str], tokens: int) -> Iterator[Tensor]:
     """Token ids [1, P] of the texts, document by document, while the teacher is ready to read them.
 

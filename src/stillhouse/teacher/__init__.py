@@ -38,6 +38,7 @@ class Teacher:
 
     def __init__(self, model: Model) -> None:
         self.model = model.requires_grad_(False).eval()
+        self.shows = self.shows & model.shows
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from stillhouse.errors import ModelError, fail
 from stillhouse.factorised import CLASSES, split
 from stillhouse.models import Model
-from stillhouse.student.importance import Sample
+from stillhouse.student.importance import Sample, token_counts
 
 
 def low_rank(teacher: Model, sample: Sample, *, embedding: int) -> Model:
@@ -46,7 +46,7 @@ def low_rank(teacher: Model, sample: Sample, *, embedding: int) -> Model:
     if device.type != "meta":
         theirs = network.state_dict()
         moved = {name.replace("model.norm.", "model.norm.0."): value for name, value in theirs.items()}
-        counts_V = _counts(teacher, sample(), vocabulary)
+        counts_V = token_counts(teacher, sample(), vocabulary)
         table, up = split(network.model.embed_tokens.weight, counts_V, embedding)
         head, down = (table, up) if tied else split(network.lm_head.weight, counts_V, embedding)
         moved |= {"model.embed_tokens.table.weight": table, "model.embed_tokens.up.weight": up.t()}
@@ -55,8 +55,3 @@ def low_rank(teacher: Model, sample: Sample, *, embedding: int) -> Model:
         student.load_state_dict(moved)
     return Model(student, teacher.tokenizer, f"{teacher.name}-rank-{embedding}").requires_grad_(True)
 
-
-def _counts(teacher: Model, texts: list[str], vocabulary: int) -> torch.Tensor:
-    """How often each token comes in the texts, and once more."""
-    ids = [i for text in texts for i in teacher.tokenizer(text, verbose=False)["input_ids"]]
-    return torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary) + 1
