@@ -135,13 +135,16 @@ def _limits(view: page.Page) -> list[str]:
 
 
 def _loading(run: Run) -> str:
+    ours = any((run.folder / "student").glob("*.py"))  # of a class that transformers does not have
+    trust = ", trust_remote_code=True" if ours else ""
+    note = "\n\nThe code of its class lies beside the weights: read it before you trust it." if ours else ""
     if run.classes:
-        return """```python
+        return f"""```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", "student")  # this folder, or the model's id on the hub
+classify = pipeline("text-classification", "student"{trust})  # this folder, or the model's id on the hub
 print(classify("A text."))
-```"""
+```{note}"""
     prompts = run.samples[0].get("prompt") if run.samples else None
     prompt = prompts if isinstance(prompts, str) and prompts.isascii() and len(prompts) < 80 else "Once upon a time"
     prompt = prompt if re.fullmatch(r"[A-Za-z0-9 ,.?!'-]+", prompt) else "Once upon a time"
@@ -150,10 +153,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "student"  # this folder, or the model's id on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder{trust})
 inputs = tokenizer("{prompt}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))
-```"""
+```{note}"""
 
 
 def _samples(view: page.Page) -> str:
