@@ -37,7 +37,7 @@ def made(family: str, tokenizer: Any, **options: Any) -> Model:
 
 def normed(x: list[float], weight: Tensor) -> list[float]:
     size = math.sqrt(sum(value * value for value in x) / len(x) + 1e-6)
-    return [value / size * float(w) for value, w in zip(x, weight, strict=True)]
+    return [value / size * w for value, w in zip(x, weight.tolist(), strict=True)]
 
 
 def sigmoid(x: float) -> float:

@@ -72,8 +72,8 @@ class RecurrentConfig(PreTrainedConfig):  # type: ignore[misc]
     layer_types: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.layer_types is None:  # what transformers keeps a recurrent state for while it generates
-            self.layer_types = ["linear_attention"] * self.num_hidden_layers
+        if self.layer_types is None:  # whose cache keeps a state and knows how many tokens there were
+            self.layer_types = ["hybrid"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
 
 
@@ -128,6 +128,8 @@ class RecurrentLayer(GradientCheckpointingLayer):  # type: ignore[misc]
             out[real] = torch.cat(unpack_sequence(packed))
         if kept is not None:
             kept.update_recurrent_state(self._join(state))
+            counted = x.new_empty(x.shape[0], 1, x.shape[1], 0)  # keys and values without width, by which tokens are counted
+            kept.update(counted, counted)
         return out
 
     def _split(self, begun: Tensor | None) -> Any:
@@ -168,7 +170,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Any = None,
+        attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
@@ -190,8 +192,6 @@ class RecurrentModel(RecurrentPreTrainedModel):
 
         """
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if isinstance(attention_mask, dict):  # as generate prepares it, by the kind of layer
-            attention_mask = attention_mask["linear_attention"]
         real = None if attention_mask is None else attention_mask[:, -states.shape[1] :].bool()
         real = None if real is not None and bool(real.all()) else real
         use_cache = self.config.use_cache if use_cache is None else use_cache
