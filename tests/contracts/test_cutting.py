@@ -153,7 +153,9 @@ def test_no_state_crosses_a_border(builder: str, family: str, lengths: list[int]
     with torch.no_grad():
         found = student.head.logits(student(batch)[0])
         expected = [answers(student, batch.input_ids_P[None, a:b]) for a, b in pairwise(batch.borders_D1)]
-        torch.testing.assert_close(found, torch.cat([e.reshape(-1, e.shape[-1]) for e in expected]), rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(
+            found, torch.cat([e.reshape(-1, e.shape[-1]) for e in expected]), rtol=1e-3, atol=2e-4
+        )
         ids = batch.input_ids_P.clone()
         ids[: lengths[0]] = (ids[: lengths[0]] + 1) % 290
         other = student.head.logits(student(replace(batch, input_ids_P=ids))[0])

@@ -31,7 +31,9 @@ def made(teacher: Model, **options: Any) -> Model:
     return student
 
 
-def formula(layer: LinearAttention, q: list[Any], k: list[Any], v: list[Any], head: int, group: int) -> list[list[float]]:
+def formula(
+    layer: LinearAttention, q: list[Any], k: list[Any], v: list[Any], head: int, group: int
+) -> list[list[float]]:
     """LoLCATs' attention of one head, one query and key at a time."""
 
     def dot(a: list[float], b: list[float]) -> float:

@@ -105,7 +105,9 @@ class LinearAttention(nn.Module):
 
         """
         heads = (*hidden_states.shape[:-1], -1, self.width)
-        q, k, v = (project(hidden_states).view(heads).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            project(hidden_states).view(heads).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if borders is not None:
             q, k, v = (to_rows(x[0].transpose(0, 1), borders).transpose(1, 2) for x in (q, k, v))

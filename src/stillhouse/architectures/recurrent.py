@@ -128,7 +128,9 @@ class RecurrentLayer(GradientCheckpointingLayer):  # type: ignore[misc]
             out[real] = torch.cat(unpack_sequence(packed))
         if kept is not None:
             kept.update_recurrent_state(self._join(state))
-            counted = x.new_empty(x.shape[0], 1, x.shape[1], 0)  # keys and values without width, by which tokens are counted
+            counted = x.new_empty(
+                x.shape[0], 1, x.shape[1], 0
+            )  # keys and values without width, by which tokens are counted
             kept.update(counted, counted)
         return out
 
@@ -257,7 +259,11 @@ class RecurrentForSequenceClassification(RecurrentPreTrainedModel):
         """Logits [B, C] of the classes; without a mask every token counts."""
         out = self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         states = out.last_hidden_state
-        rows = list(states) if attention_mask is None else [x[m.bool()] for x, m in zip(states, attention_mask, strict=True)]
+        rows = (
+            list(states)
+            if attention_mask is None
+            else [x[m.bool()] for x, m in zip(states, attention_mask, strict=True)]
+        )
         logits = self.score(self.pool(rows))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=out.hidden_states)

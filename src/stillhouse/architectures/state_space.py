@@ -55,7 +55,9 @@ class PackedMamba(GraniteMoeHybridMambaLayer):  # type: ignore[misc]
         step = F.softplus(to_rows(step, borders).float() + self.dt_bias.float()).clamp(*self.time_step_limit)
         x = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [D, heads, L, head width]
         together = self.num_heads // self.n_groups
-        b, c = (each.unflatten(-1, (self.n_groups, -1)).transpose(1, 2).repeat_interleave(together, 1) for each in (b, c))
+        b, c = (
+            each.unflatten(-1, (self.n_groups, -1)).transpose(1, 2).repeat_interleave(together, 1) for each in (b, c)
+        )
         step = step.transpose(1, 2)  # [D, heads, L]
         y = scan(x * step[..., None], -self.A_log.float().exp()[:, None] * step, b, c)
         y = y + self.D.float()[:, None, None] * x

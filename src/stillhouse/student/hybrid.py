@@ -25,7 +25,10 @@ def refuse_unlike_llama(teacher: Model, wanted: str) -> None:
         ModelError: it is another kind.
 
     """
-    config, way_out = teacher.config, f"Take a language model of the types {', '.join(ALIKE)}, or the student recurrent."
+    config, way_out = (
+        teacher.config,
+        f"Take a language model of the types {', '.join(ALIKE)}, or the student recurrent.",
+    )
     if config.model_type not in ALIKE or not teacher.network.can_generate():
         what = f"the attention of a {type(teacher.network).__name__} cannot become {wanted} here"
         raise fail(ModelError, "student", what, way_out)

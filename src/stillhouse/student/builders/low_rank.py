@@ -54,4 +54,3 @@ def low_rank(teacher: Model, sample: Sample, *, embedding: int) -> Model:
         moved.pop("model.embed_tokens.weight")
         student.load_state_dict(moved)
     return Model(student, teacher.tokenizer, f"{teacher.name}-rank-{embedding}").requires_grad_(True)
-

@@ -39,12 +39,14 @@ def state_space(teacher: Model, *, attention: list[int] | None = None) -> Model:
     width = config.head_dim or config.hidden_size // heads
     refusals = [
         (heads * width != config.hidden_size, f"its heads together are {heads * width} wide, and its hidden states {config.hidden_size}"),
-        (config.attention_bias or config.mlp_bias, "its projections have biases, for which there is no place"),
+        (any(name.endswith("proj.bias") for name, _ in teacher.network.named_parameters()), "its projections have biases, for which there is no place"),
         (config.hidden_act != "silu", f"its activation is {config.hidden_act}, and Mamba-2's is silu"),
     ]  # fmt: skip
     for wrong, what in refusals:
         if wrong:
-            raise fail(ModelError, "student", f"state-space layers cannot be made of it: {what}", "Take linear_attention.")
+            raise fail(
+                ModelError, "student", f"state-space layers cannot be made of it: {what}", "Take linear_attention."
+            )
     settings = inherited(teacher) | {
         "shared_intermediate_size": config.intermediate_size,
         "layer_types": ["full_attention" if i in keep else "linear_attention" for i in range(depth)],
