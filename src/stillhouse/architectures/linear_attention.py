@@ -91,7 +91,7 @@ class LinearAttention(nn.Module):
         past_key_values: Any = None,
         *,
         borders: tuple[int, ...] | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002 – transformers hands down more than is read here
     ) -> tuple[Tensor, None]:
         """What the layer adds to the stream, [B, L, H], and None for the attention weights, which there are not.
 
@@ -106,7 +106,8 @@ class LinearAttention(nn.Module):
         """
         heads = (*hidden_states.shape[:-1], -1, self.width)
         q, k, v = (
-            project(hidden_states).view(heads).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(hidden_states).view(heads).transpose(1, 2)  # type: ignore[operator]
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if borders is not None:
@@ -116,7 +117,7 @@ class LinearAttention(nn.Module):
             out = self._go_on(q, k, v, attention_mask, past_key_values.layers[self.layer_idx]).transpose(1, 2)
         else:
             out = self.attend(q, k, v, _real(attention_mask, k.shape[2])).transpose(1, 2)
-        return self.o_proj(out.flatten(-2).to(hidden_states.dtype)), None
+        return self.o_proj(out.flatten(-2).to(hidden_states.dtype)), None  # type: ignore[operator]
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, real_BL: Tensor | None = None, state: Tensor | None = None
@@ -143,9 +144,9 @@ class LinearAttention(nn.Module):
         fk = fk * real[:, None, :, None]
 
         def blocks(x: Tensor) -> Tensor:
-            return F.pad(x, (0, 0, 0, -length % window)).unflatten(-2, (-1, window))
+            return F.pad(x, (0, 0, 0, -length % window)).unflatten(-2, (-1, window))  # type: ignore[no-any-return,no-untyped-call]
 
-        q, fq = (blocks(x).unflatten(1, (groups, -1)) for x in (q, fq))
+        q, fq = (blocks(x).unflatten(1, (groups, -1)) for x in (q, fq))  # type: ignore[no-untyped-call]
         k, fk, v1 = blocks(k), blocks(fk), _with_one(blocks(v))  # with a 1 where blocks are filled up: no sum is 0
         sums = torch.einsum("bgnjf,bgnjd->bgnfd", fk, v1).cumsum(2)
         before = F.pad(sums[:, :, :-2], (0, 0, 0, 0, min(2, sums.shape[2]), 0))  # of all blocks but this and the last
@@ -183,8 +184,8 @@ class LinearAttention(nn.Module):
     def _last(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, state: Tensor) -> Tensor:
         """The formula for one query behind all keys of its window."""
         groups = k.shape[1]
-        fq = self._features(q, self.query_map).unflatten(1, (groups, -1))
-        scores = torch.einsum("bgrid,bgjd->bgrij", q.unflatten(1, (groups, -1)), k).float() * self.width**-0.5
+        fq = self._features(q, self.query_map).unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
+        scores = torch.einsum("bgrid,bgjd->bgrij", q.unflatten(1, (groups, -1)), k).float() * self.width**-0.5  # type: ignore[no-untyped-call]
         if real is not None:
             scores = scores.masked_fill(~real[:, None, None, None, :], float("-inf"))
         y1 = torch.einsum("bgrij,bgjd->bgrid", self._exact(scores[..., None, :, :])[..., 0, :, :], _with_one(v).float())

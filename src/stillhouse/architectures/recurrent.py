@@ -110,11 +110,11 @@ class RecurrentLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         normed = self.norm(states)
         with torch.autocast(normed.device.type, enabled=False):
             mixed = self._mix(normed.float(), real, borders, past_key_values)
-        return states + self.out(mixed.to(normed.dtype))
+        return states + self.out(mixed.to(normed.dtype))  # type: ignore[no-any-return]
 
     def _mix(self, x: Tensor, real: Tensor | None, borders: tuple[int, ...] | None, cache: Any) -> Tensor:
         if borders is not None:
-            packed = pack_sequence(list(x[0].split(lengths_of(borders))), enforce_sorted=False)
+            packed = pack_sequence(list(x[0].split(lengths_of(borders))), enforce_sorted=False)  # type: ignore[no-untyped-call]
             return torch.cat(unpack_sequence(self.cell(packed)[0]))[None]
         kept = cache.layers[self.layer_idx] if cache is not None else None
         begun = kept.recurrent_states[0] if kept is not None else None  # [B, h] or, of an LSTM, [B, h then c]
@@ -132,7 +132,7 @@ class RecurrentLayer(GradientCheckpointingLayer):  # type: ignore[misc]
                 x.shape[0], 1, x.shape[1], 0
             )  # keys and values without width, by which tokens are counted
             kept.update(counted, counted)
-        return out
+        return out  # type: ignore[no-any-return]
 
     def _split(self, begun: Tensor | None) -> Any:
         """The state of one direction as the kernel takes it, [1, B, R] each."""
@@ -178,7 +178,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
         borders: tuple[int, ...] | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002 – transformers hands down more than is read here
     ) -> BaseModelOutputWithPast:
         """States [B, L, H]; of documents back to back in one row if ``borders`` says where they begin.
 

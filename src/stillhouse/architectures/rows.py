@@ -30,7 +30,7 @@ def to_rows(packed: Tensor, borders: tuple[int, ...]) -> Tensor:
     lengths = lengths_of(borders)
     if len(set(lengths)) == 1:
         return packed.reshape(len(lengths), lengths[0], *packed.shape[1:])
-    return pad_sequence(list(packed.split(lengths)), batch_first=True)
+    return pad_sequence(list(packed.split(lengths)), batch_first=True)  # type: ignore[no-untyped-call]
 
 
 def to_packed(rows: Tensor, borders: tuple[int, ...]) -> Tensor:

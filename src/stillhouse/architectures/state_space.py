@@ -90,15 +90,15 @@ def scan(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int = CHUNK) -> 
 
     """
     length = x.shape[2]
-    x, b, c = (F.pad(each, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk)) for each in (x, b, c))
-    total = F.pad(decay, (0, -length % chunk)).unflatten(2, (-1, chunk)).cumsum(-1)  # [D, heads, chunks, C]
+    x, b, c = (F.pad(each, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk)) for each in (x, b, c))  # type: ignore[no-untyped-call]
+    total = F.pad(decay, (0, -length % chunk)).unflatten(2, (-1, chunk)).cumsum(-1)  # type: ignore[no-untyped-call]  # [D, heads, chunks, C]
     y = ((c @ b.transpose(-1, -2)) * _kept(total)) @ x
     ends = total[..., -1]
     written = (b * (ends[..., None] - total).exp()[..., None]).transpose(-1, -2) @ x  # [D, heads, chunks, S, P]
     until = torch.einsum("dhmn,dhnsp->dhmsp", _kept(ends.cumsum(-1)), written)
     begun = F.pad(until[:, :, :-1], (0, 0, 0, 0, 1, 0))  # the state each chunk begins with
     y = y + (c * total.exp()[..., None]) @ begun
-    return y.flatten(2, 3)[:, :, :length]
+    return y.flatten(2, 3)[:, :, :length]  # type: ignore[no-any-return]
 
 
 def _kept(total: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +77,12 @@ def _take_over(student: nn.Module, theirs: nn.Module) -> None:
         gate, up = (weights.pop(f"{at}.mlp.{name}_proj.weight") for name in ("gate", "up"))
         weights[f"{at}.shared_mlp.input_linear.weight"] = torch.cat([gate, up])
         weights[f"{at}.shared_mlp.output_linear.weight"] = weights.pop(f"{at}.mlp.down_proj.weight")
-        mixer = student.get_submodule(at).mamba
+        mixer: Any = student.get_submodule(at).mamba
         if mixer is None:
             continue
         q, k, v, o = (weights.pop(f"{at}.self_attn.{name}_proj.weight") for name in "qkvo")
         shared = q.shape[0] // k.shape[0]
-        k, v = (x.unflatten(0, (-1, mixer.head_dim)).repeat_interleave(shared, 0).flatten(0, 1) for x in (k, v))
+        k, v = (x.unflatten(0, (-1, mixer.head_dim)).repeat_interleave(shared, 0).flatten(0, 1) for x in (k, v))  # type: ignore[no-untyped-call]
         mixer.in_proj.weight[mixer.intermediate_size : -mixer.num_heads] = torch.cat([v, k, q])
         mixer.out_proj.weight.copy_(o)
         mixer.conv1d.weight.zero_()[..., -1] = 1.0
