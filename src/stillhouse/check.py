@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillhouse import recipe
-from stillhouse.errors import ModelError, Problem, RecipeError, StillhouseError, fail
+from stillhouse import data, recipe
+from stillhouse.errors import ModelError, Problem, RecipeError, StillhouseError, did_you_mean, fail
 from stillhouse.evaluate.questions import tasks_of
 from stillhouse.find import check_options, find
 
@@ -62,8 +63,10 @@ def check(settings: recipe.Recipe) -> None:
             function = find(kind, strategy.name, where)
             options = check_options(function, strategy.options, where)
             problems += files_missing(function, options, where)
-            if kind == "sampler":
+            if kind == "sampler" and data.writes(strategy):
                 function(None, **options)  # it reads nothing yet, but knows which options make sense
+            if kind in ("sampler", "mixture") and isinstance(by := options.get("by"), str):
+                find("difficulty", by, f"{where}.by")
     problems += filter_problems(settings)
     with gathering(problems):
         tasks_of(settings.evaluate.tasks)
@@ -71,12 +74,13 @@ def check(settings: recipe.Recipe) -> None:
         from stillhouse.objective import terms_of
 
         terms_of(settings.objective)
-    if settings.data.sampler is not None and settings.teacher.name == "store":
+    if writing(settings.data) and settings.teacher.name == "store":
         what = "what the student writes is new: nothing is stored of it"
         problems.append(
-            Problem("data.sampler", what, "Take a teacher that answers while training, or leave data.sampler out.")
+            Problem("data.sampler", what, "Take a teacher that answers while training, or leave student_text out.")
         )
     problems += class_problems(settings.data)
+    problems += task_problems(settings.data)
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -122,11 +126,62 @@ def class_problems(section: recipe.Data) -> list[Problem]:
             problems.append(
                 Problem(f"data.sources.{i}.format", what, "Give all sources the same classes in one order.")
             )
-    if section.classes and section.sampler is not None:
+    if section.classes and writing(section):
         what = "lets the student write, and a classifier writes nothing"
         problems.append(Problem("data.sampler", what, "Leave it out."))
     if len(set(section.classes)) != len(section.classes):
         problems.append(Problem("data.sources.0.format.classes", "names a class twice", "Name each once."))
+    return problems
+
+
+def writing(section: recipe.Data) -> list[recipe.Strategy]:
+    """Samplers that let the student write; what is no sampler is told elsewhere."""
+    found = []
+    for sampler in section.sampler:
+        with contextlib.suppress(StillhouseError):
+            found += [sampler] if data.writes(sampler) else []
+    return found
+
+
+def task_problems(section: recipe.Data) -> list[Problem]:
+    """What is wrong with the tasks of a corpus and with what chooses among its text, before it is read."""
+    problems = []
+    names = section.task_names
+    if names:
+        for i, source in enumerate(section.sources):
+            if not source.task:
+                what = "belongs to no task, and other sources do"
+                problems.append(
+                    Problem(f"data.sources.{i}", what, f"Give it one: task: {names[0]}, or one of its own.")
+                )
+    for name in section.tasks:
+        if name not in names:
+            hint = did_you_mean(name, names) if names else f"Name it at a source: {{task: {name}, name: jsonl, …}}."
+            problems.append(Problem(f"data.tasks.{name}", "no source belongs to such a task", hint))
+    mixture = section.mixture
+    if not names and mixture != recipe.Strategy(name="proportional"):
+        way_out = "Name tasks at the sources: {task: translation, name: jsonl, …}."
+        problems.append(Problem("data.mixture", "there are no tasks to mix", way_out))
+    shares = mixture.options.get("shares")
+    if mixture.name == "fixed" and isinstance(shares, dict):
+        problems += [Problem(f"data.mixture.shares.{n}", "is needed and missing") for n in names if n not in shares]
+        unknown = [n for n in shares if n not in names]
+        problems += [
+            Problem(f"data.mixture.shares.{n}", "there is no such task", did_you_mean(n, names)) for n in unknown
+        ]
+    own = writing(section)
+    if own and section.sampler[-1] not in own:
+        what = "what the student writes goes on from text that is chosen before it"
+        problems.append(Problem("data.sampler", what, f"Let {own[0].name} come last."))
+    if len(own) > 1:
+        problems.append(Problem("data.sampler", "lets the student write twice", "Leave one of them out."))
+    period = own[0].options.get("every", 8) if own else None
+    for strategy, where in [(mixture, "data.mixture"), *((s, "data.sampler") for s in section.sampler if s not in own)]:
+        with contextlib.suppress(StillhouseError):
+            every = data.options_of(strategy, where).get("every")
+            if isinstance(every, int) and isinstance(period, int) and period and every % period:
+                what = f"'{strategy.name}' measures every {every} steps, and the student writes for {period} steps at a time"
+                problems.append(Problem(where, what, f"Let its 'every' be a multiple of {period}."))
     return problems
 
 
@@ -135,8 +190,9 @@ def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, 
     for i, source in enumerate(settings.data.sources):
         yield "source", source, f"data.sources.{i}"
         yield "format", source.format, f"data.sources.{i}.format"
-    if settings.data.sampler is not None:
-        yield "sampler", settings.data.sampler, "data.sampler"
+    yield "mixture", settings.data.mixture, "data.mixture"
+    for i, sampler in enumerate(settings.data.sampler):
+        yield "sampler", sampler, "data.sampler" if len(settings.data.sampler) == 1 else f"data.sampler.{i}"
     yield "teacher", settings.teacher, "teacher"
     yield "builder", settings.student, "student"
     yield from (("builder", s, f"student.then.{i}") for i, s in enumerate(settings.student.then))
@@ -176,8 +232,9 @@ def machine_problems(settings: recipe.Recipe) -> list[Problem]:
         what = f"{micro_batches} micro-batches a step cannot be shared evenly by {world} processes"
         way_out = f"Make tokens_per_step / micro_tokens a multiple of {world}."
         problems.append(Problem("trainer.tokens_per_step", what, way_out))
-    if settings.data.sampler is not None and world > 1:
-        what = f"the student cannot write while its weights are split over {world} processes"
+    if (settings.data.sampler or settings.data.mixture.name == "adaptive") and world > 1:
+        does = "write" if writing(settings.data) else "be measured"
+        what = f"the student cannot {does} while its weights are split over {world} processes"
         problems.append(
             Problem("data.sampler", what, "Train with one process, or take data.sampler out of the recipe.")
         )

@@ -22,7 +22,7 @@ ALPHA_PRESETS: dict[str, float] = {"high": 0.9, "moderate": 0.6, "low": 0.3}
 """How much of the loss is the teacher's: high 0.8–0.95, moderate 0.5–0.7, low 0.2–0.4; see docs/objective.md for when."""
 
 
-NEUTRAL_TRAINER_KEYS = ("checkpoint_every", "loggers", "device", "threads")
+NEUTRAL_TRAINER_KEYS = ("checkpoint_every", "loggers", "device", "threads", "task_gradients_every")
 """Keys of the trainer that may change between the sittings of a run: they decide no weight (but for rounding)."""
 
 NEUTRAL_DATA_KEYS = ("workers",)
@@ -57,6 +57,11 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _as_strategies(value: Any) -> Any:
+    """One strategy, several, or none."""
+    return () if value is None else _as_list(value)
+
+
 def _as_teacher(value: Any) -> Any:
     """A bare string is a model: a GGUF file by its ending, else a folder or a hub id."""
     if isinstance(value, str):
@@ -68,7 +73,9 @@ class Source(Strategy):
     """Where records come from, and how each is read: ``{name: jsonl, path: chats.jsonl, format: chat}``."""
 
     format: Strategy = Strategy(name="text")
-    """How a record becomes tokens, and which of them carry loss: text, prompt_response, chat, labelled."""
+    """How a record becomes tokens, and which of them carry loss: text, prompt_response, template, chat, labelled."""
+    task: str = ""
+    """Name of the task that its records belong to; sources of one name are one task. All sources name one, or none does."""
 
 
 def classes_of(source: Source) -> tuple[str, ...]:
@@ -76,6 +83,17 @@ def classes_of(source: Source) -> tuple[str, ...]:
     named = source.format.options.get("classes", ())
     listed = range(named) if isinstance(named, int) else named
     return tuple(map(str, listed)) if isinstance(listed, list | tuple | range) else ()
+
+
+class Task(Section):
+    """How a task is treated; its text is that of the sources that name it."""
+
+    weight: float = Field(default=1.0, gt=0.0)
+    """What each of its positions counts in the loss."""
+    temperature: float | None = Field(default=None, gt=0.0)
+    """Softens both distributions on its text; objective.temperature if not given."""
+    epochs: int | None = Field(default=None, ge=1)
+    """How often any of its text is read at most; without limit if not given."""
 
 
 class Data(Section):
@@ -97,8 +115,12 @@ class Data(Section):
     """What is taken out of the sources' documents, one after the other: strategies of the kind filter; near_duplicates."""
     workers: int = Field(default=1, ge=1)
     """Processes that filter at the same time; how many does not change the result."""
-    sampler: Strategy | None = None
-    """Whose words, in what proportion: a strategy of the kind sampler, such as student_text; all of the data if not given."""
+    tasks: dict[str, Task] = {}
+    """How the tasks that sources name are treated, by name; a task that is not named here counts as any other."""
+    mixture: Strategy = Strategy(name="proportional")
+    """What share of the tokens each task has: a strategy of the kind mixture, such as {name: proportional, tau: 0.5}."""
+    sampler: Annotated[tuple[Strategy, ...], BeforeValidator(_as_strategies)] = ()
+    """Which of the text, in what order, and whose words: strategies of the kind sampler, one after another; focused, student_text."""
     seed: int = 0
     """Of the shuffle and of the choice of held-out documents."""
 
@@ -106,6 +128,11 @@ class Data(Section):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that texts are labelled with, in order; none where next tokens are the labels."""
         return classes_of(self.sources[0])
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order in which sources name them; none where there are no tasks."""
+        return tuple(dict.fromkeys(source.task for source in self.sources if source.task))
 
 
 class Teacher(Strategy):
@@ -198,6 +225,8 @@ class Trainer(Section):
     """Steps between validations; null for none."""
     validation_tokens: int = Field(default=8192, ge=8)
     """Held-out tokens that a validation reads."""
+    task_gradients_every: int | None = Field(default=None, ge=1)
+    """Steps between two measurements of each task's own gradient, each of which costs about as much as a step; null for none."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better one; null never stops early."""
     keep_best: bool = True

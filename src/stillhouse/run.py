@@ -10,7 +10,7 @@ import copy
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
 from stillhouse.check import check, check_sizes, costs, match, match_classes, match_layers
-from stillhouse.data.pieces import Pieces
+from stillhouse.chosen import WithoutBytes, sampled
 from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
@@ -41,7 +41,6 @@ from stillhouse.teacher.quality import Quality, quality
 from stillhouse.teacher.sources.store import StoredTeacher
 from stillhouse.trainer import distributed
 from stillhouse.trainer.lock import lock
-from stillhouse.types import Batch
 from stillhouse.vocabulary import compare_vocabularies
 from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
@@ -219,18 +218,6 @@ def load_resolved(folder: Path) -> recipe.Recipe:
     return recipe.load(path)
 
 
-class WithoutBytes:
-    """Held-out pieces as the trainer reads them: batches alone."""
-
-    def __init__(self, pieces: Pieces) -> None:
-        self.pieces = pieces
-        self.step = pieces.step
-
-    def all(self, micro_tokens: int, max_tokens: int | None = None) -> Iterator[Batch]:
-        """Every document once."""
-        return (batch for batch, _bytes in self.pieces.all(micro_tokens, max_tokens))
-
-
 class Clock:
     """How long each stage took, over all sittings of a run."""
 
@@ -377,7 +364,7 @@ def tutor_of(settings: recipe.Recipe, master: Teacher, tokenizer: Any, text_of: 
     if master.forms != {"dense"}:
         what = f"has other tokens than {master.name}, of whose distributions only a part is there ({found.example})"
         raise fail(ModelError, where, what, way_out)
-    if settings.data.sampler is not None:
+    if any(data.writes(sampler) for sampler in settings.data.sampler):
         what = f"has other tokens than {master.name}, which therefore cannot judge what the student writes"
         raise fail(ModelError, where, what, f"{way_out} Or leave data.sampler out.")
     return align.aligned(master, tokenizer, text_of, ends=ends)
@@ -432,12 +419,14 @@ def train_student(
         shape=Shape.of(master.model),
         similarity=similarity,
         counts_V=lambda: torch.from_numpy(corpus.train.label_counts(pupil.outcomes)),
+        tasks={task: settings.data.tasks.get(task, recipe.Task()).temperature for task in settings.data.task_names},
     )
+    where = folder.parent if control else folder
     with clock(f"train {name}"):
         trainer.train(
             learner,
             speaking,
-            WithoutBytes(corpus.train) if control else sampled(settings.data, corpus, pupil.tokenizer),
+            sampled(settings, corpus, pupil.tokenizer, where, speaking, console, control=control),
             WithoutBytes(corpus.validation),
             settings.trainer,
             folder,
@@ -476,16 +465,6 @@ def tell_quality(found: Quality | None, say: Callable[..., None]) -> None:
             "Fine-tune the teacher on such text first, or lower objective.alpha.",
             highlight=False,
         )
-
-
-def sampled(section: recipe.Data, corpus: data.Corpus, tokenizer: Any) -> Any:
-    """What the student is trained on: the corpus, or what a sampler makes of it."""
-    pieces = WithoutBytes(corpus.train)
-    if section.sampler is None:
-        return pieces
-    sampler = find("sampler", section.sampler.name, "data.sampler")
-    options = check_options(sampler, section.sampler.options, "data.sampler")
-    return sampler(pieces, (end_token(tokenizer, section.end_token),), **options)
 
 
 def choose_arithmetic(settings: recipe.Recipe, folder: Path, ranks: distributed.Ranks) -> dict[str, machine.Choice]:

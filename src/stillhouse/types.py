@@ -68,6 +68,27 @@ class Batch:
             moved["seen_D"] = tuple(None if seen is None else seen.to(device) for seen in self.seen_D)
         return replace(self, **moved)
 
+    def of_task(self, task: str) -> Batch:
+        """The documents of one task alone; its documents lie together."""
+        mine = [d for d, name in enumerate(self.tasks) if name == task]
+        first, last = (mine[0], mine[-1] + 1) if mine else (0, 0)
+        assert len(mine) == last - first, "the documents of a task lie together"
+        start, stop = self.borders_D1[first], self.borders_D1[last]
+        positions = torch.nonzero((self.select_N >= start) & (self.select_N < stop))[:, 0].tolist()
+        a, b = (positions[0], positions[-1] + 1) if positions else (0, 0)
+        rows = self.rows(a, b)
+        return replace(
+            rows,
+            input_ids_P=self.input_ids_P[start:stop],
+            position_ids_P=self.position_ids_P[start:stop],
+            borders_D1=tuple(border - start for border in self.borders_D1[first : last + 1]),
+            select_N=rows.select_N - start,
+            document_N=rows.document_N - first,
+            keys=self.keys[first:last],
+            offsets_D=self.offsets_D[first:last],
+            tasks=self.tasks[first:last],
+        )
+
     def rows(self, start: int, stop: int) -> Batch:
         """The batch with only the loss positions ``start:stop``; the tokens stay."""
         part = slice(start, stop)

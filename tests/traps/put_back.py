@@ -389,7 +389,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         20,
         "objective/chunks.py",
-        "parts = [w.weight * (v * c).sum() for w, v, c in zip(losses, values, counts, strict=True)]",
+        "parts = [w.weight * (v * c).sum() for w, v, c in zip(own, values, counts, strict=True)]",
         "parts = [(v * c).sum() / (v * c).sum().detach() for v, c in zip(values, counts, strict=True)]",
         f"{_LOSS}::test_trap_20_the_pull_fades_as_the_gap_closes",
     ),

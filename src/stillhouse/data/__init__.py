@@ -14,9 +14,10 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from stillhouse.data.store import COLUMNS, DOCUMENT, Column, Seen, column, out_o
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
-from stillhouse.recipe import NEUTRAL_DATA_KEYS, Data
+from stillhouse.recipe import NEUTRAL_DATA_KEYS, Data, Strategy
 from stillhouse.vocabulary import fingerprint
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, float | None, bool], None]
 """``progress(text, left, at_least)``: what is done; seconds left, None where that is not known; whether it may be more."""
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the arrays on disk."""
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -73,6 +74,7 @@ class _Reader:
     source_options: dict[str, Any]
     format: Callable[..., Rendered]
     format_options: dict[str, Any]
+    task: int
     pace: pace.Pace
 
 
@@ -125,7 +127,7 @@ def prepare(
             facts = _build(section, readers, tokenizer, end, building, progress, screen)
             write_json(building / "manifest.json", {"made_of": made_of, "facts": facts})
         shutil.rmtree(filtering, ignore_errors=True)
-    return _open(folder, section.block, facts)
+    return _open(folder, section, facts)
 
 
 def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: int = 4 << 20) -> list[str]:
@@ -158,8 +160,28 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: in
     return list(texts.values())
 
 
+def writes(sampler: Strategy) -> bool:
+    """Whether a sampler lets the student write: those are told what ends a text.
+
+    Raises:
+        RecipeError: there is no such sampler.
+    """
+    return "ends" in inspect.signature(find("sampler", sampler.name, "data.sampler")).parameters
+
+
+def options_of(strategy: Strategy, where: str) -> dict[str, Any]:
+    """The options of the mixture or of a sampler, defaults filled in.
+
+    Raises:
+        RecipeError: there is no such strategy, or an option is wrong.
+    """
+    function = find(where.removeprefix("data."), strategy.name, where)
+    return check_options(function, strategy.options, where)
+
+
 def _readers(section: Data, teacher: Any) -> list[_Reader]:
     readers = []
+    tasks = [*section.task_names, ""]
     for i, source in enumerate(section.sources):
         where = f"data.sources.{i}"
         read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
@@ -169,7 +191,8 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
         possible = {"teacher": teacher, "tell": own.tell}
         given = tuple(possible[name] for name in inspect.signature(read).parameters if name in possible)
         assert None not in given, f"{source.name} needs a teacher"
-        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options, own))
+        task = tasks.index(source.task)
+        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options, task, own))
     return readers
 
 
@@ -189,7 +212,7 @@ def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int | N
             files.append([str(path), stat.st_size, stat.st_mtime_ns])
     return {
         "format": _FORMAT,
-        "section": section.model_dump(mode="json", exclude={"sampler", *NEUTRAL_DATA_KEYS}),
+        "section": section.model_dump(mode="json", exclude={"tasks", "mixture", "sampler", *NEUTRAL_DATA_KEYS}),
         "tokenizer": fingerprint(tokenizer),
         "end": end,
         "code": code,
@@ -237,6 +260,7 @@ class _Builder:
             ),
             0,
         )
+        self.records_of: Counter[int] = Counter()
         self.seen = Seen()
         self.waiting: list[tuple[str, bytes, Rendered]] = []
         self.characters = 0
@@ -249,6 +273,7 @@ class _Builder:
     def add(self, where: str, rendered: Rendered) -> None:
         """Take a document, if it is new."""
         self.counts["records"] += 1
+        self.records_of[rendered.task] += 1
         if not rendered.text:
             self.counts["empty"] += 1
             return
@@ -306,6 +331,7 @@ class _Builder:
                     example.bytes[loss].sum(),
                     rendered.whole,
                     0,
+                    rendered.task,
                 )
             )
             start += length
@@ -396,11 +422,15 @@ def _build(
     if screened is not None and moved is not None and int(rows["share"][moved]) != screened.moved:
         what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
         raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
+    if screened is None:  # filters have looked at what is held out
+        _hold_out_of_each(rows)
+    _refuse_empty_tasks(section.task_names, rows, builder.records_of)
     rows.flush()
     facts |= {
         "documents": len(rows),
         "train": _side_facts(rows[~rows["validation"]]),
         "validation": _side_facts(rows[rows["validation"]]),
+        **({"tasks": _task_facts(section.task_names, rows)} if section.task_names else {}),
         "end_token": None if end is None else tokenizer.convert_ids_to_tokens(end),
         "seconds": round(time.monotonic() - began, 3),
         "lengths": {name: c.length for name, c in builder.columns.items()},
@@ -453,7 +483,7 @@ def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rende
             return
         where = f"{reader.where}, record {number}"
         try:
-            yield where, reader.format(record, tokenizer, **reader.format_options)
+            yield where, replace(reader.format(record, tokenizer, **reader.format_options), task=reader.task)
         except DataError as error:
             raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
 
@@ -483,6 +513,44 @@ def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
         )
 
 
+def _refuse_empty_tasks(names: Sequence[str], rows: Any, records: Counter[int]) -> None:
+    """Refuse tasks that have nothing to learn from; all of them at once."""
+    there = set(np.unique(rows["task"][~rows["validation"]]).tolist())
+    problems = [
+        Problem(
+            f"data.sources, task '{name}'",
+            f"has no document to learn from ({records[task]} records read; others may have the same texts)",
+            "See that its sources hold rows and that its format leaves answers with loss, or take the task out.",
+        )
+        for task, name in enumerate(names)
+        if task not in there
+    ]
+    if problems:
+        raise DataError(*problems)
+
+
+def _hold_out_of_each(rows: Any) -> None:
+    """Let each task that has two documents or more have one on each side, and one that has one document learn from it."""
+    for task in np.unique(rows["task"]):
+        mine = np.flatnonzero(rows["task"] == task)
+        out, share = rows["validation"][mine], rows["share"][mine]
+        if not out.any():
+            out[np.argmin(share)] = True
+        if out.all():
+            out[np.argmax(share)] = False
+        rows["validation"][mine] = out
+
+
+def _task_facts(names: Sequence[str], documents: Any) -> dict[str, Any]:
+    """Of each task what there is to learn from, and how much is held out."""
+    facts: dict[str, Any] = {}
+    for task, name in enumerate(names):
+        mine = documents[documents["task"] == task]
+        held_out = mine[mine["validation"]]
+        facts[name] = {**_side_facts(mine[~mine["validation"]]), "held_out": len(held_out)}
+    return facts
+
+
 def _side_facts(documents: Any) -> dict[str, Any]:
     return {
         "documents": len(documents),
@@ -504,16 +572,28 @@ def _refuse_short(facts: dict[str, Any], block: int) -> None:
         )
 
 
-def _open(folder: Path, block: int, facts: dict[str, Any]) -> Corpus:
+def _open(folder: Path, section: Data, facts: dict[str, Any]) -> Corpus:
     from stillhouse.data.pieces import Pieces
 
     documents = column(folder, "documents")
+    weights = {name: section.tasks[name].weight if name in section.tasks else 1.0 for name in section.task_names}
     sides = []
     for side in (False, True):
         rows = documents[documents["validation"] == side]
         rows = rows[np.argsort(rows["share"], kind="stable")]
-        sides.append(Pieces(column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes"), rows, block))
+        rows = _in_turn(rows) if side else rows
+        arrays = column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes")
+        sides.append(Pieces(*arrays, rows, section.block, weights))
     return Corpus(train=sides[0], validation=sides[1], facts=facts, text_of=_texts(folder, documents))
+
+
+def _in_turn(rows: Any) -> Any:
+    """The documents so ordered that any beginning holds about as many tokens of each task, as long as they last."""
+    before = np.empty(len(rows), dtype=np.int64)
+    for task in np.unique(rows["task"]):
+        mine = rows["task"] == task
+        before[mine] = np.cumsum(rows["length"][mine]) - rows["length"][mine]
+    return rows[np.argsort(before, kind="stable")]
 
 
 def _texts(folder: Path, documents: Any) -> Callable[[str], str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,14 +23,14 @@ from stillhouse.data.render import NO_LOSS
 from stillhouse.errors import DataError, RunError, fail
 from stillhouse.types import Batch
 
-_Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 _PLANS_KEPT = 2
 _COUNTED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """One epoch: its order, and where it is cut into micro-batches.
+class Plan:
+    """Pieces in order, and where they are cut into micro-batches: an epoch, or a part of one.
 
     Args:
         order: pieces in the order of the epoch.
@@ -38,9 +38,9 @@ class _Plan:
         ends: where micro-batches end. What follows the last of them is completed by the next epoch.
     """
 
-    order: _Ints
-    borders: _Ints
-    ends: _Ints
+    order: Ints
+    borders: Ints
+    ends: Ints
 
 
 class Pieces:
@@ -52,6 +52,7 @@ class Pieces:
         bytes_: UTF-8 bytes of each label; uint32.
         documents: rows (``store.DOCUMENT``) of this side's documents, in the order of ``all``.
         block: positions of the longest piece.
+        weights: what each task's positions count, by the tasks' names in the order of their numbers; none without tasks.
     """
 
     def __init__(
@@ -61,12 +62,15 @@ class Pieces:
         bytes_: npt.NDArray[np.uint32],
         documents: npt.NDArray[Any],
         block: int,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self._inputs, self._labels, self._bytes = inputs, labels, bytes_
         self._documents = documents
         self._chains: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        self._plans: OrderedDict[tuple[int, int, int], _Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, int, int], Plan] = OrderedDict()
         self.block = block
+        self.weights = dict(weights or {})
+        self.tasks = tuple(self.weights)
 
     @property
     def documents(self) -> int:
@@ -89,7 +93,7 @@ class Pieces:
         return int(self._documents["bytes"].sum())
 
     @cached_property
-    def _pieces(self) -> tuple[_Ints, _Ints, _Ints, npt.NDArray[np.bool_]]:
+    def parts(self) -> tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]]:
         """Of each piece: its start in the arrays, its length, its document, whether it may not be cut."""
         length = self._documents["length"]
         count = -(-length // self.block)
@@ -102,6 +106,11 @@ class Pieces:
             document,
             self._documents["whole"][document],
         )
+
+    @cached_property
+    def task_of(self) -> Ints:
+        """Number of each piece's task."""
+        return np.asarray(self._documents["task"], dtype=np.int64)[self.parts[2]]
 
     def step(
         self, step: int, *, tokens_per_step: int, micro_tokens: int, rank: int = 0, world: int = 1, seed: int
@@ -126,6 +135,16 @@ class Pieces:
                 micro-batch.
         """
         assert step >= 0 and 0 <= rank < world
+        count = self.micro_batches(tokens_per_step, micro_tokens, world)
+        numbers = range(step * count + rank, (step + 1) * count, world)
+        return [self.gather(self._spans(number, micro_tokens, seed)) for number in numbers]
+
+    def micro_batches(self, tokens_per_step: int, micro_tokens: int, world: int) -> int:
+        """How many micro-batches a step has, of all processes.
+
+        Raises:
+            RunError: as ``step``.
+        """
         count = tokens_per_step // micro_tokens
         if count % world:
             raise fail(
@@ -142,9 +161,9 @@ class Pieces:
                 f"is {micro_tokens}, but there is an example of {self._longest_whole} tokens, which may not be cut",
                 f"Set trainer.micro_tokens to {self._longest_whole} or more, or data.block to {micro_tokens}.",
             )
-        return [self._micro_batch(step * count + j, micro_tokens, seed) for j in range(rank, count, world)]
+        return count
 
-    def all(self, micro_tokens: int, max_tokens: int | None = None) -> Iterator[tuple[Batch, _Ints]]:
+    def all(self, micro_tokens: int, max_tokens: int | None = None) -> Iterator[tuple[Batch, Ints]]:
         """Every document once, with the UTF-8 bytes of its labels.
 
         Documents come in an order that their hashes decide: the first of them are a random sample, the same one
@@ -161,7 +180,7 @@ class Pieces:
         Yields:
             A batch whose D documents are pieces, those of one document under one key; and bytes [N] of its labels.
         """
-        start, length, document, _ = self._pieces
+        start, length, document, _ = self.parts
         first_piece = np.searchsorted(document, np.arange(self.documents + 1))
         rows: list[int] = []
         filled = taken = 0
@@ -190,7 +209,26 @@ class Pieces:
         if rows:
             yield self._gather(start[rows], length[rows], document[rows])
 
-    def label_counts(self, V: int) -> _Ints:
+    def of(self, pieces: Ints, micro_tokens: int) -> Iterator[Batch]:
+        """Certain pieces in the order given, as many to a batch as fit.
+
+        Args:
+            pieces: their numbers; those of one task one after another.
+            micro_tokens: positions of a batch at most; a batch is larger only if one piece is.
+        """
+        start, length, document, _ = self.parts
+        first = filled = 0
+        for i, size in enumerate(length[pieces].tolist()):
+            if i > first and filled + size > micro_tokens:
+                rows = pieces[first:i]
+                yield self._gather(start[rows], length[rows], document[rows])[0]
+                first, filled = i, 0
+            filled += size
+        rows = pieces[first:]
+        if len(rows):
+            yield self._gather(start[rows], length[rows], document[rows])[0]
+
+    def label_counts(self, V: int) -> Ints:
         """How often each of V tokens is a label that carries loss; int64 [V].
 
         Raises:
@@ -217,10 +255,15 @@ class Pieces:
         lengths = self._documents["length"][self._documents["whole"]]
         return int(lengths.max()) if len(lengths) else 0
 
-    def _micro_batch(self, number: int, micro_tokens: int, seed: int) -> Batch:
-        start, _, document, _ = self._pieces
-        parts: list[tuple[_Ints, _Ints, _Ints]] = []
-        for plan, a, b in self._spans(number, micro_tokens, seed):
+    def gather(self, spans: Sequence[tuple[Plan, int, int]]) -> Batch:
+        """What lies between two places of a plan, or of several, as one micro-batch.
+
+        Args:
+            spans: each a plan, from and to in its positions.
+        """
+        start, _, document, _ = self.parts
+        parts: list[tuple[Ints, Ints, Ints]] = []
+        for plan, a, b in spans:
             first = int(np.searchsorted(plan.borders, a, side="right")) - 1
             last = int(np.searchsorted(plan.borders, b, side="left"))
             border = plan.borders[first : last + 1]
@@ -230,8 +273,27 @@ class Pieces:
         starts, lengths, documents = (np.concatenate(column) for column in zip(*parts, strict=True))
         return self._gather(starts, lengths, documents)[0]
 
-    def _gather(self, starts: _Ints, lengths: _Ints, documents: _Ints) -> tuple[Batch, _Ints]:
-        """Lay runs of positions one after another; the positions' numbers begin at 0 in each."""
+    def laid(self, order: Ints, micro_tokens: int, open_: int = 0) -> Plan:
+        """Pieces one after another, cut into micro-batches.
+
+        Args:
+            order: the pieces' numbers.
+            micro_tokens: positions of a micro-batch.
+            open_: positions that the first one has already.
+        """
+        _, length, _, whole = self.parts
+        borders = np.concatenate([[0], np.cumsum(length[order])])
+        if self._longest_whole:
+            return Plan(order, borders, _ends(borders, whole[order], micro_tokens, open_))
+        return Plan(order, borders, np.arange(micro_tokens - open_, borders[-1] + 1, micro_tokens))
+
+    def _gather(self, starts: Ints, lengths: Ints, documents: Ints) -> tuple[Batch, Ints]:
+        """Lay runs of positions one after another, those of a task together; the positions' numbers begin at 0 in each."""
+        tasks: list[int] = []
+        if self.tasks:
+            tasks_D = np.asarray(self._documents["task"], dtype=np.int64)[documents]
+            order = np.argsort(tasks_D, kind="stable")
+            starts, lengths, documents, tasks = starts[order], lengths[order], documents[order], tasks_D[order].tolist()
         runs = [slice(a, a + n) for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
         borders = np.concatenate([[0], np.cumsum(lengths)])
         inputs = np.concatenate([self._inputs[run] for run in runs]).astype(np.int64)
@@ -239,20 +301,24 @@ class Pieces:
         select = np.flatnonzero(labels != NO_LOSS)
         of = np.repeat(np.arange(len(runs)), lengths)
         bytes_ = np.concatenate([self._bytes[run] for run in runs]).astype(np.int64)[select]
+        weight = torch.ones(len(select))
+        if tasks:
+            weight = torch.tensor([self.weights[self.tasks[task]] for task in tasks])[of[select]]
         batch = Batch(
             input_ids_P=torch.from_numpy(inputs),
             position_ids_P=torch.from_numpy(np.arange(len(inputs)) - borders[of]),
             borders_D1=tuple(borders.tolist()),
             select_N=torch.from_numpy(select),
             labels_N=torch.from_numpy(labels[select]),
-            weight_N=torch.ones(len(select)),
+            weight_N=weight,
             document_N=torch.from_numpy(of[select]),
             keys=tuple(self._documents["key"][d].tobytes().hex() for d in documents.tolist()),
             offsets_D=tuple((starts - self._documents["start"][documents]).tolist()),
+            tasks=tuple(self.tasks[task] for task in tasks),
         )
         return batch, bytes_
 
-    def _spans(self, number: int, micro_tokens: int, seed: int) -> list[tuple[_Plan, int, int]]:
+    def _spans(self, number: int, micro_tokens: int, seed: int) -> list[tuple[Plan, int, int]]:
         """What a micro-batch holds: (epoch's plan, from, to) in positions of the epoch, for each epoch it touches."""
         chain = self._chains.setdefault((seed, micro_tokens), [(0, 0)])
         while chain[-1][0] <= number:
@@ -276,32 +342,30 @@ class Pieces:
             spans.append((plan, a, b))
         return spans
 
-    def _plan(self, epoch: int, micro_tokens: int, seed: int) -> _Plan:
+    def _plan(self, epoch: int, micro_tokens: int, seed: int) -> Plan:
         key = (seed, micro_tokens, epoch)
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
-        _, length, _, whole = self._pieces
-        order = _shuffled(len(length), seed, epoch)
-        borders = np.concatenate([[0], np.cumsum(length[order])])
-        open_ = self._chains[seed, micro_tokens][epoch][1]
-        if self._longest_whole:
-            ends = _ends(borders, whole[order], micro_tokens, open_)
-        else:
-            ends = np.arange(micro_tokens - open_, self.tokens + 1, micro_tokens)
-        self._plans[key] = _Plan(order, borders, ends)
+        order = _shuffled(len(self.parts[0]), seed, epoch)
+        self._plans[key] = self.laid(order, micro_tokens, self._chains[seed, micro_tokens][epoch][1])
         while len(self._plans) > _PLANS_KEPT:
             self._plans.popitem(last=False)
         return self._plans[key]
 
 
-def _shuffled(n: int, seed: int, epoch: int) -> _Ints:
-    """A permutation. numpy promises the raw numbers of a bit generator for ever, those of ``permutation`` not."""
-    sequence = np.random.SeedSequence([seed & 0xFFFF_FFFF_FFFF_FFFF, epoch])
-    return np.argsort(np.random.PCG64(sequence).random_raw(n), kind="stable")
+def drawn(n: int, *seeds: int) -> npt.NDArray[np.uint64]:
+    """Random numbers. numpy promises the raw numbers of a bit generator for ever, those of ``permutation`` not."""
+    sequence = np.random.SeedSequence([seed & 0xFFFF_FFFF_FFFF_FFFF for seed in seeds])
+    return np.random.PCG64(sequence).random_raw(n)
 
 
-def _ends(borders: _Ints, whole: npt.NDArray[np.bool_], size: int, open_: int) -> _Ints:
+def _shuffled(n: int, seed: int, epoch: int) -> Ints:
+    """A permutation."""
+    return np.argsort(drawn(n, seed, epoch), kind="stable")
+
+
+def _ends(borders: Ints, whole: npt.NDArray[np.bool_], size: int, open_: int) -> Ints:
     """Where micro-batches of ``size`` end, if whole pieces may not be cut and ``open_`` positions are there already."""
     at: memoryview[int] = memoryview(borders.data).cast("B").cast("q")
     kept = whole.tobytes()

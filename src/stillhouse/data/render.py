@@ -37,6 +37,7 @@ class Rendered:
         pair: a second text that the label is of too.
         label: number of the class; None where next tokens are the labels.
         own: the record's own words where the text has more: those of a template, which all records share.
+        task: number of the task that its source names.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Rendered:
     pair: str | None = None
     label: int | None = None
     own: str | None = None
+    task: int = 0
 
     @property
     def words(self) -> str:

@@ -22,6 +22,7 @@ DOCUMENT = np.dtype(
         ("bytes", "<i8"),  # UTF-8 bytes of the labels that carry loss
         ("whole", "?"),  # never cut into pieces
         ("validation", "?"),
+        ("task", "<u2"),  # number of its task
     ]
 )
 """One row a document."""

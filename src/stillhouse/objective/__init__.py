@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from stillhouse import recipe
 from stillhouse.errors import RecipeError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
-from stillhouse.objective.chunks import Weight, WeightedLoss, chunked
+from stillhouse.objective.chunks import Span, Weight, WeightedLoss, chunked
 from stillhouse.types import Batch, Loss, Output, Signal
 
 Schedule = Callable[[float], float]
@@ -52,28 +53,29 @@ class Term:
         """What it looks at beside logits: hidden, attention."""
         return frozenset(getattr(self.loss, "needs", ())) & {"hidden", "attention"}
 
-    def at(self, progress: float, counts_V: Tensor | None = None) -> WeightedLoss:
+    def at(self, progress: float, counts_V: Tensor | None = None, temperature: float | None = None) -> WeightedLoss:
         """The term as it is at one moment.
 
         Args:
             progress: share of the steps taken.
             counts_V: how often each outcome is a label, for weights that go by it.
+            temperature: in place of the term's own, of text that has one.
 
         """
         options = self.options
         if self.temperature is not None:
-            options = options | {"temperature": self.temperature(progress)}
-        weights = tuple(_with(weight, counts_V) for weight in self.weights)
+            options = options | {"temperature": temperature or self.temperature(progress)}
+        weights = tuple(taking(weight, counts_V) for weight in self.weights)
         return WeightedLoss(self.name, self.loss, self.weight(progress), options, weights)
 
 
-def _with(weight: Callable[..., Tensor], counts_V: Tensor | None) -> Weight:
-    """A weight strategy as a function of output, signal and batch; it is given what it names."""
-    takes = inspect.signature(weight).parameters
+def taking(function: Callable[..., Tensor], counts_V: Tensor | None = None) -> Weight:
+    """A weight or a measure of difficulty as a function of output, signal and batch; it is given what it names."""
+    takes = inspect.signature(function).parameters
 
     def count(output: Output, signal: Signal | None, batch: Batch) -> Tensor:
         given = {"student": output, "teacher": signal, "batch": batch, "counts_V": counts_V}
-        return weight(**{name: value for name, value in given.items() if name in takes})
+        return function(**{name: value for name, value in given.items() if name in takes})
 
     return count
 
@@ -180,6 +182,7 @@ class Learner(nn.Module):
         shape: of the teacher, for losses on layers.
         similarity: [student's layers, teacher's layers], for a layer map that is searched; asked for only then.
         counts_V: how often each outcome is a label in training, [V]; asked for only by weights that go by it.
+        tasks: the tasks' names, each with the temperature of its text; None where it has the objective's.
 
     """
 
@@ -193,9 +196,11 @@ class Learner(nn.Module):
         shape: Shape | None = None,
         similarity: Callable[[], Tensor] | None = None,
         counts_V: Callable[[], Tensor] | None = None,
+        tasks: Mapping[str, float | None] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.tasks = dict(tasks or {})
         self.terms = terms_of(section, teacher=teacher)
         self.steps = steps
         self.chunk = section.chunk
@@ -225,24 +230,67 @@ class Learner(nn.Module):
             step: optimiser steps taken so far, for schedules.
 
         Returns:
-            Σ of all weighted losses / denominator, differentiable, and each term's sum over positions, before its weight, by
-            name.
+            Σ of all weighted losses / denominator, differentiable; and by name each term's sum over positions, before its weight,
+            and of each task ``loss/<task>``, the sum of its weighted losses, and ``weight/<task>``, what its positions count.
 
         """
         hidden_NH, layers = self.student(batch, self.want)
         progress = min(step / max(self.steps - 1, 1), 1.0)
         if self.counts_V is not None:
             self.counts_V = self.counts_V.to(hidden_NH.device)
-        losses = [term.at(progress, self.counts_V) for term in self.terms if not term.want]
-        total, sums_L = chunked(losses, hidden_NH, self.student.head, signal, batch, denominator, self.chunk)
+        losses = self._losses(progress)
+        known = bool(self.tasks) and bool(batch.tasks)  # a batch of nothing, of an idle process, has no tasks
+        group_N = self._task_of(batch) if known else None
+        total, sums_GL = chunked(  # of one group [losses]
+            losses, hidden_NH, self.student.head, signal, batch, denominator, self.chunk,
+            spans=self._spans(batch, progress) if known else (), group_N=group_N, groups=len(self.tasks) if known else 1,
+        )  # fmt: skip
+        sums_L = sums_GL.sum(0) if known else sums_GL
         sums = dict(zip([w.name for w in losses], sums_L.tolist(), strict=True))
+        loss_G = (sums_GL * sums_GL.new_tensor([w.weight for w in losses])).sum(-1)
         for term in self.terms:
             if term.want:
                 assert signal is not None
-                value = (self._on_layers(term, layers, signal, batch, progress) * batch.weight_N).sum()
+                value_N = self._on_layers(term, layers, signal, batch, progress) * batch.weight_N
+                value = value_N.sum()
                 total = total + term.weight(progress) * value / denominator
                 sums[term.name] = float(value.detach())
+                if group_N is not None:
+                    loss_G = loss_G.index_add(0, group_N, term.weight(progress) * value_N.detach().double())
+        if self.tasks:
+            weight_G = loss_G.new_zeros(len(self.tasks))
+            if group_N is not None:
+                weight_G = weight_G.index_add(0, group_N, batch.weight_N.double())
+            of_tasks = loss_G.tolist() if known else [0.0] * len(self.tasks)
+            sums |= {f"loss/{name}": value for name, value in zip(self.tasks, of_tasks, strict=True)}
+            sums |= {f"weight/{name}": value for name, value in zip(self.tasks, weight_G.tolist(), strict=True)}
         return total, sums
+
+    def _losses(self, progress: float, temperature: float | None = None) -> list[WeightedLoss]:
+        """The losses on outcomes as they are at one moment, with the temperature of a task if it has one."""
+        return [term.at(progress, self.counts_V, temperature) for term in self.terms if not term.want]
+
+    def _task_of(self, batch: Batch) -> Tensor:
+        """Number of the task that each position belongs to, [N]."""
+        numbers = {name: number for number, name in enumerate(self.tasks)}
+        return torch.tensor([numbers[task] for task in batch.tasks], device=batch.document_N.device)[batch.document_N]
+
+    def _spans(self, batch: Batch, progress: float) -> list[Span]:
+        """Stretches of positions of one temperature; the documents of a task lie together, so there are few."""
+        own = {name: temperature for name, temperature in self.tasks.items() if temperature is not None}
+        if not own:
+            return []
+        spans: list[Span] = []
+        positions_D = torch.bincount(batch.document_N, minlength=len(batch.tasks)).tolist()
+        start = 0
+        for temperature, run in itertools.groupby(
+            zip(batch.tasks, positions_D, strict=True), key=lambda document: own.get(document[0])
+        ):
+            stop = start + sum(positions for _, positions in run)
+            if stop > start:
+                spans.append(Span(start, stop, self._losses(progress, temperature)))
+            start = stop
+        return spans
 
     def _on_layers(
         self, term: Term, layers: dict[str, list[Any]], signal: Signal, batch: Batch, progress: float

@@ -8,7 +8,7 @@ place (``rows``); any other loss gets autograd over its chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,22 @@ def chunk_length(outcomes: int, itemsize: int = 4) -> int:
     return max(16, min(1024, 1 << max(fits, 1).bit_length() - 1))
 
 
+@dataclass(frozen=True)
+class Span:
+    """Positions that have losses of their own.
+
+    Args:
+        start: the first of them.
+        stop: one after the last.
+        losses: as those of the whole batch, by number and name, with other options.
+
+    """
+
+    start: int
+    stop: int
+    losses: Sequence[WeightedLoss]
+
+
 def chunked(
     losses: Sequence[WeightedLoss],
     hidden_NH: Tensor,
@@ -83,6 +99,10 @@ def chunked(
     batch: Batch,
     denominator: float,
     chunk: int | None = None,
+    *,
+    spans: Sequence[Span] = (),
+    group_N: Tensor | None = None,
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Σ over positions and losses of ``weight · count_N · loss`` divided by ``denominator``, differentiable.
 
@@ -94,41 +114,58 @@ def chunked(
         batch: for labels and weights per position.
         denominator: what the sum is divided by: the step's count of positions over all micro-batches and processes.
         chunk: positions at a time.
+        spans: positions that have losses of their own, which together are all; none if all have the same.
+        group_N: number of the group that each position belongs to.
+        groups: how many groups there are.
 
     Returns:
-        the scalar, and each loss's own sum over positions as they count in it, [losses].
+        the scalar, and each loss's own sum over positions as they count in it, [losses]; of each group if there are groups,
+        [groups, losses].
 
     """
+    spans = spans or (Span(0, hidden_NH.shape[0], losses),)
     length = chunk or chunk_length(head.weight_VH.shape[0], hidden_NH.element_size())
     if not (torch.is_grad_enabled() and (hidden_NH.requires_grad or head.weight_VH.requires_grad)):
-        sums = hidden_NH.new_zeros(len(losses), dtype=torch.float64)
-        for start in range(0, hidden_NH.shape[0], length):
-            stop = min(start + length, hidden_NH.shape[0])
+        sums = hidden_NH.new_zeros(groups, len(losses), dtype=torch.float64)
+        for start, stop, own in _parts(spans, length):
             output, rows = Output(head.logits(hidden_NH[start:stop])), batch.rows(start, stop)
             signal = None if teacher is None else teacher.rows(start, stop)
-            sums += _sums([(w.values(output, signal, rows), w.counts(output, signal, rows)) for w in losses])
+            found = [(w.values(output, signal, rows), w.counts(output, signal, rows)) for w in own]
+            sums += _sums(found, None if group_N is None else group_N[start:stop], groups)
         weights = sums.new_tensor([w.weight for w in losses])
-        return (sums * weights).sum().float() / denominator, sums
+        return (sums * weights).sum().float() / denominator, sums[0] if group_N is None else sums
     total, sums = _Chunked.apply(  # type: ignore[no-untyped-call]
-        hidden_NH, head.weight_VH, head.bias_V, (losses, head, teacher, batch, denominator, length)
+        hidden_NH, head.weight_VH, head.bias_V, (spans, head, teacher, batch, denominator, length, group_N, groups)
     )
-    return total, sums
+    return total, sums[0] if group_N is None else sums
 
 
-def _sums(values_and_counts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.stack([(value_N.double() * count_N).sum() for value_N, count_N in values_and_counts])
+def _parts(spans: Sequence[Span], length: int) -> Iterator[tuple[int, int, Sequence[WeightedLoss]]]:
+    """The spans in chunks of at most so many positions."""
+    for span in spans:
+        for start in range(span.start, span.stop, length):
+            yield start, min(start + length, span.stop), span.losses
+
+
+def _sums(values_and_counts: Sequence[tuple[Tensor, Tensor]], group_N: Tensor | None, groups: int) -> Tensor:
+    parts = [value_N.double() * count_N for value_N, count_N in values_and_counts]
+    if group_N is None:
+        return torch.stack([part_N.sum() for part_N in parts])[None]
+    sums = parts[0].new_zeros(groups, len(parts))
+    return sums.index_add_(0, group_N, torch.stack(parts, -1))
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, plan: Any) -> Any:
-        losses, head, teacher, batch, denominator, length = plan
+        spans, head, teacher, batch, denominator, length, group_N, groups = plan
+        losses = spans[0].losses
         N, V = hidden_NH.shape[0], weight_VH.shape[0]
         hidden_NH, weight_VH = hidden_NH.detach(), weight_VH.detach()
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
         grad_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[2] else None
-        sums = hidden_NH.new_zeros(len(losses), dtype=torch.float64)
+        sums = hidden_NH.new_zeros(groups, len(losses), dtype=torch.float64)
         head = Head(weight_VH, None if bias_V is None else bias_V.detach(), head.scale, head.softcap)
         closed = _closed_form(losses, head, teacher)
         length = min(length, max(N, 1))
@@ -137,23 +174,22 @@ class _Chunked(torch.autograd.Function):
         if closed and teacher is not None and teacher.hidden_NH is not None:
             teacher_NV = teacher.hidden_NH.new_empty(length, teacher.vocabulary)
 
-        for start in range(0, N, length):
-            stop = min(start + length, N)
+        for start, stop, own in _parts(spans, length):
             rows = batch.rows(start, stop)
             out = None if teacher_NV is None else teacher_NV[: stop - start]
             signal = None if teacher is None else teacher.rows(start, stop, out=out)
             logits_NV = torch.mm(hidden_NH[start:stop], weight_VH.t(), out=buffer_NV[: stop - start])
             if closed:
                 output = Output(head.finish(logits_NV, inplace=True))
-                counts = [w.counts(output, signal, rows) for w in losses]
-                values = closed(logits_NV, signal, rows, [count_N / denominator for count_N in counts])
+                counts = [w.counts(output, signal, rows) for w in own]
+                values = closed(own, logits_NV, signal, rows, [count_N / denominator for count_N in counts])
             else:
                 with torch.enable_grad():
                     leaf_NV = logits_NV.detach().requires_grad_()
                     output = Output(head.finish(leaf_NV))
-                    counts = [w.counts(output, signal, rows) for w in losses]
-                    values = [w.values(output, signal, rows) for w in losses]
-                    parts = [w.weight * (v * c).sum() for w, v, c in zip(losses, values, counts, strict=True)]
+                    counts = [w.counts(output, signal, rows) for w in own]
+                    values = [w.values(output, signal, rows) for w in own]
+                    parts = [w.weight * (v * c).sum() for w, v, c in zip(own, values, counts, strict=True)]
                     (grad_NV,) = torch.autograd.grad(torch.stack(parts).sum() / denominator, leaf_NV)
                 values = [v.detach() for v in values]
                 logits_NV.copy_(grad_NV)
@@ -163,7 +199,8 @@ class _Chunked(torch.autograd.Function):
                 grad_weight_VH.addmm_(logits_NV.t(), hidden_NH[start:stop])
             if grad_bias_V is not None:
                 grad_bias_V += logits_NV.sum(0)
-            sums += _sums(list(zip(values, counts, strict=True)))
+            found = list(zip(values, counts, strict=True))
+            sums += _sums(found, None if group_N is None else group_N[start:stop], groups)
 
         ctx.grads = (grad_hidden_NH, grad_weight_VH, grad_bias_V)
         ctx.mark_non_differentiable(sums)
@@ -186,10 +223,12 @@ def _closed_form(losses: Sequence[WeightedLoss], head: Head, teacher: Signal | N
     known = (soft is not None) + (hard is not None)
     if known != len(losses) or not head.plain or (soft and (teacher is None or teacher.shared is not None)):
         return None
-    temperature = float(soft[1].options.get("temperature", 1.0)) if soft else 1.0
     ours = teacher is not None and teacher.logits_NV is None  # logits of rows are made for us, and may be used up
 
-    def kernel(logits_NV: Tensor, signal: Signal | None, batch: Batch, counts: list[Tensor]) -> list[Tensor]:
+    def kernel(
+        own: Sequence[WeightedLoss], logits_NV: Tensor, signal: Signal | None, batch: Batch, counts: list[Tensor]
+    ) -> list[Tensor]:
+        temperature = float(own[soft[0]].options.get("temperature", 1.0)) if soft else 1.0
         nothing_N = torch.zeros_like(batch.weight_N)
         soft_N = counts[soft[0]] * soft[1].weight if soft else nothing_N
         hard_N = counts[hard[0]] * hard[1].weight if hard else nothing_N

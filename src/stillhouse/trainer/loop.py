@@ -39,6 +39,7 @@ from stillhouse.trainer.metrics import Metrics
 from stillhouse.trainer.optim import clip, gradient_norm, learning_rate, make_optimiser, moments
 from stillhouse.trainer.progress import Reporter
 from stillhouse.trainer.sampling import Sampled, oldest_checkpoint
+from stillhouse.trainer.tasks import Watch
 from stillhouse.types import Batch, Progress, Signal
 
 
@@ -98,8 +99,17 @@ class Sums:
         return Sums(loss, dict(zip(names, parts, strict=True)), self.weight, positions, stop)
 
     def means(self) -> dict[str, float]:
-        """The loss, and each term per unit of weight: per position where all count alike."""
-        return {**{name: value / self.weight for name, value in self.parts.items()}, "loss": self.loss}
+        """The loss, and each term per unit of weight: per position where all count alike; of each task likewise, and its share."""
+        found: dict[str, float] = {}
+        for name, value in self.parts.items():
+            kind, slash, task = name.partition("/")
+            if not slash:
+                found[name] = value / self.weight
+            elif kind == "weight":
+                found[f"share/{task}"] = value / self.weight
+            elif self.parts[f"weight/{task}"] > 0.0:
+                found[name] = value / self.parts[f"weight/{task}"]
+        return {**found, "loss": self.loss}
 
 
 def train(
@@ -172,7 +182,10 @@ def train(
         sampled = train_pieces if isinstance(train_pieces, Sampled) else None
         if sampled is not None:
             sampled.bind(learner.student, folder, steps=section.steps, world=ranks.world)
+        watch = Watch(tuple(getattr(learner, "tasks", ())))
         metrics = Metrics(folder / "metrics.jsonl", progress.step, ranks.main)
+        for past in metrics.past:
+            watch.see(past)
         stack.callback(metrics.close)
         loggers = _loggers(section, folder, progress.step, ranks, stack)
         say = Reporter(console, name, progress.step, section.steps)
@@ -185,6 +198,11 @@ def train(
             if sampled is not None:
                 sampled.forget(oldest_checkpoint(folder))
 
+        def warn(step: int, line: Mapping[str, Any]) -> None:
+            for text in watch.see(line):
+                metrics.write({"step": step, "warning": text})
+                say.warn(f"{name}: step {step}: {text}")
+
         saved_at = progress.step if saved else -1
         while not _done(progress, section):
             began = time.perf_counter()
@@ -196,6 +214,9 @@ def train(
                 world=ranks.world,
                 seed=section.seed,
             )
+            gradients: dict[str, float] = {}
+            if section.task_gradients_every and progress.step % section.task_gradients_every == 0:
+                gradients = task_gradients(learner, teacher, batches, parameters, progress.step, watch.tasks, ranks)
             try:
                 sums, norm = take_step(
                     learner, teacher, batches, parameters, optimiser, progress.step, section, ranks, stop
@@ -214,11 +235,13 @@ def train(
                 **sums.means(),
                 **(sampled.facts() if sampled is not None else {}),
                 "gradient_norm": norm,
+                **gradients,
                 "learning_rate": rate,
                 "tokens": progress.tokens,
                 "seconds": round(time.perf_counter() - began, 6),
             }
             metrics.write({"step": progress.step, **line})
+            warn(progress.step, line)
             for log in loggers:
                 log(progress.step, line)
             for hook in hooks:
@@ -232,6 +255,7 @@ def train(
                     if better and section.keep_best:
                         checkpoints.save_best(weights)
                 metrics.write({"step": progress.step, "validation": values})
+                warn(progress.step, {"validation": values})
                 for log in loggers:
                     log(progress.step, {f"validation/{k}": v for k, v in values.items()})
                 say.validation(progress.step, values, better)
@@ -302,6 +326,34 @@ def take_step(
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return sums, float(norm)
+
+
+def task_gradients(
+    learner: nn.Module,
+    teacher: Teacher | None,
+    batches: Sequence[Batch],
+    parameters: Mapping[str, nn.Parameter],
+    step: int,
+    tasks: Sequence[str],
+    ranks: Ranks,
+) -> dict[str, float]:
+    """The norm of the gradient that each task alone would give, as ``gradient_norm/<task>``; tasks that a step has none of are left out.
+
+    Takes about as long as a step, since the documents of all tasks together are the step's. Changes nothing: no weight, no
+    random generator.
+    """
+    norms: dict[str, float] = {}
+    devices = [ranks.device] if ranks.device.type == "cuda" else []
+    for task in tasks:
+        mine = [part for part in (batch.of_task(task) for batch in batches) if len(part.labels_N)]
+        if _count(mine, ranks)[0] <= 0.0:
+            continue
+        with torch.random.fork_rng(devices=devices):
+            accumulate(learner, teacher, mine, step, ranks)
+        norms[f"gradient_norm/{task}"] = float(gradient_norm(parameters.values()))
+        for parameter in parameters.values():
+            parameter.grad = None
+    return norms
 
 
 def accumulate(

@@ -19,12 +19,15 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, main: bool) -> None:
         self._file = None
+        self.past: list[dict[str, Any]] = []
+        """What was written before, of the steps that are taken."""
         if not main:
             return
         try:
             if path.exists():  # cut off what an interrupted run wrote after its last checkpoint
                 kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
                 write_text(path, "".join(f"{line}\n" for line in kept))
+                self.past = [json.loads(line) for line in kept]
             self._file = path.open("a", encoding="utf-8")
             sync_folder(path.parent)
         except OSError as error:

@@ -82,7 +82,8 @@ class Reporter:
 
     def validation(self, step: int, values: Mapping[str, float], better: bool) -> None:
         """A validation is done."""
-        parts = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
+        shown = {name: value for name, value in values.items() if not name.startswith("share/")}
+        parts = " · ".join(f"{name} {value:.4f}" for name, value in shown.items())
         self.say(f"{self.name}: step {step}: held out: {parts}{' · best so far' if better else ''}")
 
     @contextmanager

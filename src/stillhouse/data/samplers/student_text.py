@@ -175,6 +175,9 @@ class StudentText:
                 f"the student cannot write while its weights are split over {world} processes",
                 "Train with one process, or take data.sampler out of the recipe.",
             )
+        inner = getattr(self.pieces, "bind", None)  # pieces that a mixture or another sampler makes an order of
+        if inner is not None:
+            inner(student, folder, steps=steps, world=world)
         self._student, self._folder, self._steps = student, folder / "on_policy", steps
         self._made = None
         for leftover in self._folder.glob(".*.tmp"):  # of a process that was killed
@@ -204,6 +207,7 @@ class StudentText:
         assert world == 1 and rank == 0, "several processes are refused when the student is bound"
         arguments = {"tokens_per_step": tokens_per_step, "micro_tokens": micro_tokens, "seed": seed}
         batches = self.pieces.step(step, **arguments, rank=0, world=1)
+        theirs: dict[str, float] = getattr(self.pieces, "facts", dict)()  # before later steps are asked for
         mine = [index for index in range(len(batches)) if self.own(step, index, seed)]
         texts: list[Written] = []
         if mine or (step % self.settings.every == 0 and self.settings.share > 0.0):  # written now, for later steps too
@@ -212,7 +216,7 @@ class StudentText:
             rows = [w for w in texts if w.prompt.index == index]
             if rows:  # none where no document of the micro-batch has a position that counts
                 batches[index] = _batch(rows, batches[index])
-        self._facts = _facts(texts, batches)
+        self._facts = theirs | _facts(texts, batches)
         return batches
 
     def facts(self) -> dict[str, float]:
@@ -437,6 +441,10 @@ def _batch(rows: Sequence[Written], source: Batch) -> Batch:
     owner: list[int] = []
     keys: list[str] = []
     tasks: list[str] = []
+    if source.tasks:  # those of a task lie together
+        rows = sorted(rows, key=lambda row: source.tasks.index(source.tasks[row.prompt.document]))
+    weight_D = torch.ones(len(source.keys))
+    weight_D[source.document_N] = source.weight_N
     for d, row in enumerate(rows):
         text = (*row.prompt.ids, *row.ids)
         select += range(len(ids) + len(row.prompt.ids) - 1, len(ids) + len(text) - 1)
@@ -458,7 +466,7 @@ def _batch(rows: Sequence[Written], source: Batch) -> Batch:
         borders_D1=tuple(borders),
         select_N=torch.tensor(select),
         labels_N=torch.tensor(labels),
-        weight_N=torch.ones(count),
+        weight_N=weight_D[torch.tensor([row.prompt.document for row in rows])][torch.tensor(owner)],
         document_N=torch.tensor(owner),
         keys=tuple(keys),
         offsets_D=(0,) * len(rows),
