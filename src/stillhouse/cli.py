@@ -23,6 +23,8 @@ app = typer.Typer(
     help="Distil a large language model into a small one, and know what was kept and what was lost.\n\n"
     "Start with [bold]stillhouse run recipe.yaml[/]; the recipes/ folder of the project has some to begin with.",
 )
+data_app = typer.Typer(no_args_is_help=True, help="What a recipe learns from.")
+app.add_typer(data_app, name="data")
 START_SECONDS = 6.0
 """What importing torch and transformers takes on two CPU cores, about."""
 
@@ -154,6 +156,35 @@ def label(
         raise fail(RecipeError, "--shard", f"'{shard}' is no part of a whole", "Write --shard 3/16.")
     path = verb(load(recipe, overrides or ()), console=Console(), shard=(int(number), int(parts)))
     Console().print(f"Store: {path}", highlight=False)
+
+
+@data_app.command()
+def look(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="Documents to show.")] = 8,
+    step: Annotated[int, typer.Option(min=0, help="Of the training run, from 0.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write it into this .html file.")] = None,
+) -> None:
+    """Show a recipe's text as the model will see it: rows, which tokens carry loss, what each task has, lengths, difficulty.
+
+    The text is prepared in the run's folder, where the run finds it again. No weights are loaded, unless the teacher writes text.
+    """
+    from stillhouse.check import check as verb
+    from stillhouse.files import write_text
+    from stillhouse.look import look as see
+    from stillhouse.look.page import render
+    from stillhouse.look.terminal import show
+    from stillhouse.recipe import load
+
+    settings = load(recipe, overrides or ())
+    verb(settings)
+    console = Console()
+    found = see(settings, rows=rows, step=step, console=console)
+    show(found, console)
+    if html is not None:
+        write_text(html, render(found))
+        console.print(f"Page: {html}", highlight=False)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from stillhouse.report import charts, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
+from stillhouse.report.tasks import Tasks, tasks_of
 from stillhouse.report.words import finite, interval, number, quantity
 
 TEXT_LIMIT = 3000
@@ -70,7 +71,7 @@ NEVER_MEASURED: tuple[tuple[str, str], ...] = (
 )
 """What no report may leave unsaid unless a measure of that name answers it."""
 
-_OWN = ("own_share", "own_length", "own_ended", "own_repeated")
+_OWN = ("own_share", "own_length", "own_ended", "own_repeated", "measured_tokens", "measured_seconds")
 _NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds", "validation", *_OWN))
 
 
@@ -185,6 +186,7 @@ class Page:
     ladder: Figure | None
     curves: list[Figure]
     steering: list[Figure]
+    tasks: Tasks | None
     roles: list[tuple[str, str]]
     models: list[tuple[str, str, str, str]]
     stages: list[Step]
@@ -211,11 +213,12 @@ class Page:
 
 def render(run: Run) -> str:
     """The page as HTML."""
-    return _templates().get_template("page.html").render(page=build(run))
+    return templates().get_template("page.html").render(page=build(run))
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The templates, with what all pages share."""
     environment = Environment(
         loader=PackageLoader("stillhouse.report"),
         autoescape=True,
@@ -258,6 +261,7 @@ def build(run: Run) -> Page:
         ladder=ladder,
         curves=_curves(run),
         steering=_steering(run),
+        tasks=tasks_of(run.metrics, curve, validations),
         roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
         models=models,
         stages=_steps_taken(run),
@@ -513,7 +517,7 @@ def terms_of(run: Run) -> list[str]:
     names = [str(n["name"] if isinstance(n, Mapping) else n) for n in named if isinstance(n, str) or _at(n, "name")]
     logged = list(dict.fromkeys(k for m in (*run.metrics, *run.control) for k, v in m.items() if finite(v) is not None))
     known = [n for n in names if n in logged]
-    return known or [k for k in logged if k not in _NO_TERM]
+    return known or [k for k in logged if k not in _NO_TERM and "/" not in k]
 
 
 def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
