@@ -14,8 +14,8 @@ from stillhouse.evaluate.forest import Asked, Packed, pack
 from stillhouse.evaluate.questions import Question, Reply
 from stillhouse.models import Model
 
-CHUNK = 256
-"""Positions whose logits exist at one time."""
+CHUNK = 64
+"""Positions whose logits exist at one time: few enough to stay in the cache."""
 
 MICRO_TOKENS = 1024
 """Tokens read at one time."""
@@ -85,12 +85,17 @@ def _score(model: Model, packed: Packed) -> tuple[Tensor, Tensor]:
     head = model.head
     ll_M = torch.empty(len(row_M), dtype=torch.float64, device=device)
     top_M = torch.empty(len(row_M), dtype=torch.bool, device=device)
+    room_NV = torch.empty(min(CHUNK, len(hidden_NH)), model.outcomes, device=device)
     for chunk, first in enumerate(range(0, len(hidden_NH), CHUNK)):
-        logits_NV = head.logits(hidden_NH[first : first + CHUNK]).float()
+        hidden_CH = hidden_NH[first : first + CHUNK]
+        logits_NV = head.logits(hidden_CH, out=room_NV[: len(hidden_CH)])
         here = slice(starts[chunk], starts[chunk + 1])
         rows_M, labels_M = row_M[here] - first, label_M[here]
-        ll_M[order_M[here]] = (logits_NV[rows_M, labels_M] - logits_NV.logsumexp(-1)[rows_M]).double()
-        top_M[order_M[here]] = logits_NV.argmax(-1)[rows_M] == labels_M
+        highest_N, likeliest_N = logits_NV.max(-1)
+        said_M = logits_NV[rows_M, labels_M] - highest_N[rows_M]
+        total_N = logits_NV.sub_(highest_N[:, None]).exp_().sum(-1)  # in place: the logits are needed no more
+        ll_M[order_M[here]] = (said_M - total_N.log()[rows_M]).double()
+        top_M[order_M[here]] = likeliest_N[rows_M] == labels_M
     return ll_M.cpu(), top_M.cpu()
 
 
