@@ -85,8 +85,13 @@ def test_an_interruption_costs_a_shard(tmp_path: Path, cache: Path, monkeypatch:
     monkeypatch.setattr(sys.modules["stillhouse.evaluate.examine"], "SHARD", 10)
     asker = Asker(models()["student"], 0)
 
-    def stop(_: int) -> None:
-        raise KeyboardInterrupt
+    seen = 0
+
+    def stop(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if seen > 10:  # in the second shard
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         asker(quiz(), free=False, tick=stop)

@@ -91,14 +91,21 @@ class Asker:
             shard = questions[first : first + SHARD]
             path = cache_folder() / "answers" / f"{self._key(shard, free)}.json"
             kept = read_json(path, None)
+            told = 0
+
+            def advance(count: int) -> None:
+                nonlocal told
+                told += count
+                tick(count)
+
             if kept is None:
-                replies = ask(self.model, shard, self.prefix, self.ends, free=free)
+                replies = ask(self.model, shard, self.prefix, self.ends, free=free, tick=advance)
                 self._check(replies)
                 write_json(path, [asdict(reply) for reply in replies])
             else:
                 replies = [_reply(each) for each in kept]
             found += replies
-            tick(len(shard))
+            tick(len(shard) - told)
         return found
 
     def _check(self, replies: Sequence[Reply]) -> None:
