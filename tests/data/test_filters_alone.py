@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -191,13 +193,12 @@ def test_an_unknown_language_is_refused() -> None:
 def test_a_missing_package_is_one_message(
     package: str, make: Callable[[], Filter] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     from stillhouse.data.filters.near_duplicates import near_duplicates
 
     for name in list(sys.modules):
         if name.partition(".")[0] == package:
             monkeypatch.delitem(sys.modules, name)
+    importlib.import_module("stillhouse.data.filters.language")._identifier.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.langid", None)
     with pytest.raises(RecipeError, match=r"pip install 'stillhouse\[filters\]'"):

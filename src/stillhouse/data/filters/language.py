@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +36,7 @@ def language(
     Raises:
         RecipeError: py3langid is not installed, or does not know a language.
     """
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise fail(
-            RecipeError, "name", f"languages cannot be told: {error}", "pip install 'stillhouse[filters]'"
-        ) from None
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     known = [str(code) for code in identifier.labels]
     for code in keep:
         if code not in known:
@@ -56,3 +51,14 @@ def language(
         return np.array([probability(d.words) for d in documents], dtype=np.float64)
 
     return band(measure, lambda value: f"{', '.join(keep)}: probability {value:.2f}", least=least)
+
+
+@cache
+def _identifier() -> Any:
+    """The classifier; half a second to load."""
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        way_out = "pip install 'stillhouse[filters]'"
+        raise fail(RecipeError, "name", f"languages cannot be told: {error}", way_out) from None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
