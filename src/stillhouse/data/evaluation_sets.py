@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stillhouse.data.grams import Hashes, Ints, hashed, inside, mixed, windows
 from stillhouse.data.reading import files, matching
@@ -78,14 +79,12 @@ class Overlap:
     """How near each of D documents comes to an evaluation text.
 
     Args:
-        score_D: shared runs over the runs of the shorter one, of the evaluation text with the highest; float32.
-        shared_D: how many runs those are; int32.
-        text_D: number of that text; −1 where nothing is shared; int32.
+        score_D: shared runs over the runs of the shorter one, of the evaluation text with the highest.
+        text_D: number of that text; −1 where nothing is shared.
     """
 
-    score_D: Any
-    shared_D: Any
-    text_D: Any
+    score_D: npt.NDArray[np.float32]
+    text_D: npt.NDArray[np.int32]
 
 
 class Index:
@@ -119,7 +118,8 @@ class Index:
                 right = length_D[text_R] == n if n < run else np.ones(len(text_R), dtype=bool)
                 keys.setdefault(n, []).append(mixed(window[start_R[right]]))
                 owners.setdefault(n, []).append(text_R[right] + first)
-        self._whole, self._whole_text = _first_of(np.concatenate([np.zeros(0, np.uint64), *wholes]))
+        every = np.concatenate([np.zeros(0, np.uint64), *wholes])
+        self._whole, self._whole_text = np.unique(every, return_index=True)
         self._runs = {n: _Table(np.concatenate(keys[n]), np.concatenate(owners[n])) for n in keys}
         self._count_T = np.zeros(len(self.where), dtype=np.int64)
         for table in self._runs.values():
@@ -129,11 +129,7 @@ class Index:
         """Look documents up."""
         words_W, borders_D1 = hashed(documents)
         length_D = np.diff(borders_D1)
-        found = Overlap(
-            np.zeros(len(documents), np.float32),
-            np.zeros(len(documents), np.int32),
-            np.full(len(documents), -1, np.int32),
-        )
+        found = Overlap(np.zeros(len(documents), np.float32), np.full(len(documents), -1, np.int32))
         for n, window in windows(words_W, self.run):
             table = self._runs.get(n)
             if table is None:
@@ -145,15 +141,12 @@ class Index:
             document_P, text_P = np.divmod(pair_P, len(self.where))
             # how many runs of this length the document has: repeated ones count, so the score is never too high
             own_P = np.maximum(length_D[document_P] - n + 1, 1)
-            score_P = shared_P / np.minimum(self._count_T[text_P], own_P)
-            _best(found, document_P, score_P, shared_P, text_P)
-        at = np.searchsorted(self._whole, whole_hashes(words_W, borders_D1))
-        at = np.minimum(at, max(len(self._whole) - 1, 0))
+            _best(found, document_P, shared_P / np.minimum(self._count_T[text_P], own_P), text_P)
         if len(self._whole):
-            equal = (self._whole[at] == whole_hashes(words_W, borders_D1)) & (length_D > 0)
-            rows = np.flatnonzero(equal)
-            count = np.maximum(length_D[rows] - self.run + 1, 1)
-            _best(found, rows, np.ones(len(rows)), count, self._whole_text[at[rows]])
+            own_D = whole_hashes(words_W, borders_D1)
+            at_D = np.minimum(np.searchsorted(self._whole, own_D), len(self._whole) - 1)
+            rows = np.flatnonzero((self._whole[at_D] == own_D) & (length_D > 0))
+            _best(found, rows, np.ones(len(rows)), self._whole_text[at_D[rows]])
         return found
 
 
@@ -210,24 +203,18 @@ def _parts(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
     yield part
 
 
-def _first_of(keys: Hashes) -> tuple[Hashes, Ints]:
-    """The different keys, ascending, and the first row of each."""
-    different, first = np.unique(keys, return_index=True)
-    return different, first
-
-
 def _spread(start: Ints, count: Ints) -> Ints:
     """The numbers start, start + 1, … of so many each, one range after another."""
     total = np.cumsum(count)
     return np.repeat(start - (total - count), count) + np.arange(int(total[-1]) if len(total) else 0)
 
 
-def _best(found: Overlap, document: Ints, score: Any, shared: Ints, text: Ints) -> None:
+def _best(found: Overlap, document_P: Ints, score_P: npt.NDArray[np.float64], text_P: Ints) -> None:
     """Keep of each document the text with the highest score; of equal ones the first."""
-    order = np.lexsort((text, -score, document))
-    document, score, shared, text = document[order], score[order], shared[order], text[order]
-    first = np.ones(len(document), dtype=bool)
-    first[1:] = document[1:] != document[:-1]
-    better = first & (score > found.score_D[document])
-    rows = document[better]
-    found.score_D[rows], found.shared_D[rows], found.text_D[rows] = score[better], shared[better], text[better]
+    order = np.lexsort((text_P, -score_P, document_P))
+    document_P, score_P, text_P = document_P[order], score_P[order], text_P[order]
+    first = np.ones(len(document_P), dtype=bool)
+    first[1:] = document_P[1:] != document_P[:-1]
+    better = first & (score_P > found.score_D[document_P])
+    rows = document_P[better]
+    found.score_D[rows], found.text_D[rows] = score_P[better], text_P[better]
