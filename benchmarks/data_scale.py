@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false taskset -c 0 python benchmarks/data_scale.py --documents 62500 125000 250000
 
-Documents are invented: 20 to 100 words of a vocabulary of 50,000 with the frequencies of English (Zipf), a tenth of them an
+Documents are invented: 20 to 100 words (--words) of a vocabulary of 50,000 with the frequencies of English (Zipf), a tenth of them an
 earlier one with one word changed, a twentieth an earlier one as it was. They lie in a file of JSON lines, which is streamed.
 Each size is prepared in a process of its own, whose peak resident memory counts.
 """
@@ -41,9 +41,9 @@ FILTERS: list[Any] = [
 _TOGETHER = 10_000
 
 
-def write(path: Path, documents: int, seed: int = 0) -> None:
+def write(path: Path, documents: int, words_each: tuple[int, int]) -> None:
     """Invent documents."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     syllables = np.array([a + b for a in "bdfghklmnprstvw" for b in "aeiou"])
     names = ["".join(draw.choice(syllables, draw.integers(1, 5))) for _ in range(VOCABULARY)]
     chance = 1.0 / np.arange(2, VOCABULARY + 2)
@@ -52,7 +52,7 @@ def write(path: Path, documents: int, seed: int = 0) -> None:
     with path.open("w", encoding="ascii") as file:
         for start in range(0, documents, _TOGETHER):
             count = min(_TOGETHER, documents - start)
-            lengths = draw.integers(20, 101, count)
+            lengths = draw.integers(words_each[0], words_each[1] + 1, count)
             words = np.minimum(np.searchsorted(edges, draw.random(int(lengths.sum()))), VOCABULARY - 1).tolist()
             at, kinds, picks = 0, draw.random(count), draw.integers(0, 1 << 30, (count, 2)).tolist()
             for length, kind, (pick, place) in zip(lengths.tolist(), kinds.tolist(), picks, strict=True):
@@ -119,9 +119,17 @@ def prepare_once(path: Path, folder: Path, workers: int) -> dict[str, Any]:
     }
 
 
+def key(row: dict[str, Any]) -> tuple[list[int], int, int]:
+    """What tells measurements apart: words of a document, processes, documents."""
+    return row["words"], row["workers"], row["documents"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, nargs="+", default=[62_500, 125_000, 250_000])
+    parser.add_argument(
+        "--words", type=int, nargs=2, default=[20, 100], help="of the shortest document and of the longest"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
@@ -131,34 +139,32 @@ def main() -> None:
         return
     # sizes can be measured one by one, on a machine that is quiet now and then
     there = read_json(asked.out, {})
-    rows = [row for row in there.get("sizes", []) if row["documents"] not in asked.documents]
+    rows = there.get("sizes", [])
     console = Console()
     for documents in asked.documents:
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / "documents.jsonl"
-            write(path, documents)
+            write(path, documents, tuple(asked.words))
             command = [sys.executable, __file__, "--workers", str(asked.workers), "--one", str(path), f"{place}/data"]
             said = subprocess.run(command, capture_output=True, text=True, check=True)
-            row = {**json.loads(said.stdout.splitlines()[-1]), "input_bytes": path.stat().st_size}
+            row = {"words": asked.words, "workers": asked.workers, **json.loads(said.stdout.splitlines()[-1])}
+            row["input_bytes"] = path.stat().st_size
             console.print(row)
-            rows = sorted([*rows, row], key=lambda each: each["documents"])
-        found = {
-            "machine": machine.describe(),
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-            "workers": asked.workers,
-            "sizes": rows,
-        }
-        if len(rows) > 1:
-            first, last = rows[0], rows[-1]
+            rows = [each for each in rows if key(each) != key(row)]
+            rows = sorted([*rows, row], key=key)
+        found = {"machine": machine.describe(), "threads": os.environ.get("OMP_NUM_THREADS"), "sizes": rows}
+        alike = [each for each in rows if key(each)[:2] == key(row)[:2]]
+        if len(alike) > 1:
+            first, last = alike[0], alike[-1]
             growth = math.log(last["documents"] / first["documents"])
             found["exponent_of_time"] = round(math.log(last["cpu_seconds"] / first["cpu_seconds"]) / growth, 3)
             more = last["mib_peak"] - first["mib_peak"]
             found["bytes_of_memory_a_document"] = round(more * 2**20 / (last["documents"] - first["documents"]))
         write_json(asked.out, found)
-    table = Table("documents", "tokens kept", "CPU s", "documents/s", "tokens/s", "peak MiB")
+    table = Table("documents", "words each", "workers", "tokens kept", "CPU s", "documents/s", "tokens/s", "peak MiB")
     for row in rows:
         table.add_row(
-            f"{row['documents']:,}", f"{row['tokens']:,}", f"{row['cpu_seconds']:.0f}",
+            f"{row['documents']:,}", "{} to {}".format(*row["words"]), str(row["workers"]), f"{row['tokens']:,}", f"{row['cpu_seconds']:.0f}",
             f"{row['documents'] / row['cpu_seconds']:,.0f}", f"{row['tokens'] / row['cpu_seconds']:,.0f}",
             f"{row['mib_peak']:,}",
         )  # fmt: skip
