@@ -23,7 +23,7 @@ from stillhouse.data import prepare, screening, spool
 from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import Seen, out_of
+from stillhouse.data.store import Seen, sides
 from stillhouse.errors import DataError, RecipeError, RunError
 from stillhouse.recipe import Data
 
@@ -251,15 +251,51 @@ def test_documents_come_back_from_disk_as_they_were(tmp_path: Path, monkeypatch:
     assert [r.rendered for r in walk(again, np.array([0, 1, 0, 0, 1], bool))] == [documents[1], documents[4]]
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30, unique=True), st.floats(0.01, 0.99))
-def test_sides(numbers: list[int], validation: float) -> None:
-    out, moved = out_of(np.array(numbers, dtype=np.uint64), validation)
-    below = [n / 2**64 < validation for n in numbers]
-    if len(numbers) > 1:
-        assert any(out) and not all(out)
-    for i, n in enumerate(numbers):
-        if i != moved and abs(n / 2**64 - validation) > 1e-9:
-            assert out[i] == below[i]
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3)), min_size=1, max_size=30, unique_by=lambda d: d[0]
+    ),
+    st.floats(0.01, 0.99),
+)
+def test_sides(documents: list[tuple[int, int]], validation: float) -> None:
+    """As the numbers say; but a task of two documents or more has one on each side, and there is always one held out."""
+    numbers, tasks = zip(*documents, strict=True)
+    out = sides(np.array(numbers, dtype=np.uint64), np.array(tasks, dtype=np.uint16), validation).tolist()
+    assert any(out)
+    for task in set(tasks):
+        mine = [(out[i], n / 2**64 < validation, n) for i, (n, t) in enumerate(documents) if t == task]
+        said = [s for _, s, _ in mine]
+        if len(mine) > 1:
+            assert {o for o, _, _ in mine} == {True, False}
+        if any(said) and not all(said):
+            assert [o for o, _, _ in mine] == said
+        elif len(mine) > 1:
+            moved = [n for o, s, n in mine if o != s]
+            assert moved == [(max if all(said) else min)(n for _, _, n in mine)]
+
+
+def test_tasks_hold_out_their_own_also_with_filters(tokenizer: Any, tmp_path: Path) -> None:
+    """Of a task of few documents the one that is held out is known to the filters, and copies of it are not learned from."""
+    for name, count in (("large", 60), ("small", 3)):
+        rows = [sentence(i + count) for i in range(count)]
+        rows += [f"before {row} after" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    content = {
+        "sources": [{"name": "jsonl", "path": str(tmp_path / f"{t}.jsonl"), "task": t} for t in ("large", "small")],
+        "block": 8,
+        "validation": 0.02,
+        "filters": ["contamination"],
+    }
+    prepare(Data.model_validate(content), tokenizer, tmp_path / "data")
+    table = np.load(tmp_path / "data" / "documents.npy")
+    texts = kept_texts(tmp_path / "data")
+    for task in (0, 1):
+        mine = table["task"] == task
+        assert table["validation"][mine].any() and not table["validation"][mine].all()
+    held_out = [
+        t.removeprefix("before ").removesuffix(" after") for t, v in zip(texts, table["validation"], strict=True) if v
+    ]
+    assert not any(h in t for h in held_out for t, v in zip(texts, table["validation"], strict=True) if not v)
 
 
 def test_no_document_changes_its_side(tokenizer: Any, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from stillhouse.data import pace, screening
 from stillhouse.data.reading import Record
 from stillhouse.data.render import NO_LOSS, PAIR, Example, Rendered, classified, end_token, fit, tokenise
-from stillhouse.data.store import COLUMNS, DOCUMENT, Column, Seen, column, out_of
+from stillhouse.data.store import COLUMNS, DOCUMENT, Column, Seen, below, column, sides
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
@@ -418,12 +418,13 @@ def _build(
     facts: dict[str, Any] = {**builder.counts, **(screened.facts if screened else {})}
     _refuse_too_little(builder.documents, {name: n for name, n in facts.items() if isinstance(n, int)})
     rows = column(folder, "documents", writable=True)
-    rows["validation"], moved = out_of(rows["share"], section.validation)
-    if screened is not None and moved is not None and int(rows["share"][moved]) != screened.moved:
-        what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
-        raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
-    if screened is None:  # filters have looked at what is held out
-        _hold_out_of_each(rows)
+    if screened is None:
+        rows["validation"] = sides(rows["share"], rows["task"], section.validation)
+    else:  # filters have looked at what is held out: no document changes its side any more
+        rows["validation"] = below(rows["share"], section.validation) ^ np.isin(rows["share"], screened.moved)
+        if rows["validation"].all() or not rows["validation"].any():
+            what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
+            raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
     _refuse_empty_tasks(section.task_names, rows, builder.records_of)
     rows.flush()
     facts |= {
@@ -527,18 +528,6 @@ def _refuse_empty_tasks(names: Sequence[str], rows: Any, records: Counter[int]) 
     ]
     if problems:
         raise DataError(*problems)
-
-
-def _hold_out_of_each(rows: Any) -> None:
-    """Let each task that has two documents or more have one on each side, and one that has one document learn from it."""
-    for task in np.unique(rows["task"]):
-        mine = np.flatnonzero(rows["task"] == task)
-        out, share = rows["validation"][mine], rows["share"][mine]
-        if not out.any():
-            out[np.argmin(share)] = True
-        if out.all():
-            out[np.argmax(share)] = False
-        rows["validation"][mine] = out
 
 
 def _task_facts(names: Sequence[str], documents: Any) -> dict[str, Any]:

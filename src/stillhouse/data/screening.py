@@ -29,7 +29,7 @@ from stillhouse.data import diversity
 from stillhouse.data.judging import Filter, Ints, Rows
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import out_of, write_array
+from stillhouse.data.store import below, write_array
 from stillhouse.errors import DataError, Problem, RecipeError, RunError, StillhouseError, fail
 from stillhouse.files import read_json, write_json
 from stillhouse.find import check_options, find
@@ -197,13 +197,13 @@ class Screened:
         plan: with the folder in which all lies.
         kept: which documents.
         facts: what was read, what each filter removed, how diverse the text was before and is now.
-        moved: hash of the document that was put on a side so that none is empty; None if that was not needed.
+        moved: hashes of the documents that were put on the other side than their hash says, so that no side is empty.
     """
 
     plan: Plan
     kept: Mask
     facts: dict[str, Any]
-    moved: int | None
+    moved: npt.NDArray[np.uint64]
 
     def __len__(self) -> int:
         """How many documents are kept."""
@@ -274,8 +274,8 @@ def screen(
         "filters": told_of,
         "diversity": diversity.compare(spool, kept),
     }
-    _, moved = out_of(spool.hashes, section.validation)
-    return Screened(plan, kept, facts, None if moved is None else int(spool.hashes[moved]))
+    moved = spool.held_out != below(spool.hashes, section.validation)
+    return Screened(plan, kept, facts, np.asarray(spool.hashes[moved]))
 
 
 def _fill(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.data.render import Rendered
-from stillhouse.data.store import out_of, write_array
+from stillhouse.data.store import sides, write_array
 from stillhouse.files import read_json, write_bytes, write_json
 
 SHARD_DOCUMENTS = 4096
@@ -84,7 +84,8 @@ class Spool:
     @cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
         """Which documents are held out for validation."""
-        return out_of(self.hashes, self.facts["validation"])[0]
+        tasks_D = np.load(self.folder / "tasks.npy", mmap_mode="r", allow_pickle=False)
+        return sides(self.hashes, tasks_D, self.facts["validation"])
 
     def read(self, shard: int, rows: Sequence[int]) -> list[Read]:
         """Documents of a shard.
@@ -120,7 +121,8 @@ class Spool:
         lines: list[bytes] = []
         size, shards = 0, list[int]()
         hashes: list[npt.NDArray[np.uint64]] = []
-        own: list[int] = []
+        tasks: list[npt.NDArray[np.uint16]] = []
+        own: list[tuple[int, int]] = []
 
         def close() -> None:
             nonlocal lines, own, size
@@ -128,20 +130,22 @@ class Spool:
             starts = np.fromiter(accumulate(map(len, lines[:-1]), initial=0), np.int64, len(lines))
             write_array(self.folder / f"{name}.npy", starts)
             write_bytes(self.folder / f"{name}.jsonl", b"".join(lines))
-            hashes.append(np.array(own, dtype=np.uint64))
+            hashes.append(np.array([number for number, _ in own], dtype=np.uint64))
+            tasks.append(np.array([task for _, task in own], dtype=np.uint16))
             shards.append(len(lines))
             lines, own, size = [], [], 0
 
         for where, rendered, number in documents:
             line = _encoded(where, rendered)
             lines.append(line)
-            own.append(number)
+            own.append((number, rendered.task))
             size += len(line)
             if len(lines) >= SHARD_DOCUMENTS or size >= SHARD_BYTES:
                 close()
         if lines:
             close()
         write_array(self.folder / "hashes.npy", np.concatenate([np.zeros(0, np.uint64), *hashes]))
+        write_array(self.folder / "tasks.npy", np.concatenate([np.zeros(0, np.uint16), *tasks]))
         write_json(self.folder / "spool.json", {"shards": shards, **facts})
 
 

@@ -133,25 +133,38 @@ def write_array(path: Path, values: npt.NDArray[Any]) -> None:
     write_bytes(path, content.getvalue())
 
 
-def out_of(shares_D: npt.NDArray[np.uint64], validation: float) -> tuple[npt.NDArray[np.bool_], int | None]:
-    """Which documents are held out: those whose number lies below the share; at least one, and never all.
+def below(shares_D: npt.NDArray[np.uint64], validation: float) -> npt.NDArray[np.bool_]:
+    """Which documents' numbers say that they are held out.
 
     Args:
         shares_D: of each document a number that is as good as random.
         validation: the share to be held out.
-
-    Returns:
-        Whether each is held out; and, where its number alone would have left a side empty, the row that was moved.
     """
-    out_D = shares_D < np.uint64(min(int(validation * 2.0**64), 2**64 - 1))
-    moved = None
+    return shares_D < np.uint64(min(int(validation * 2.0**64), 2**64 - 1))
+
+
+def sides(
+    shares_D: npt.NDArray[np.uint64], tasks_D: npt.NDArray[np.integer[Any]], validation: float
+) -> npt.NDArray[np.bool_]:
+    """Which documents are held out: those whose number says so; of each task at least one, and never all.
+
+    The one document of a task that has no other is learned from, if any other document is held out.
+
+    Args:
+        shares_D: of each document a number that is as good as random.
+        tasks_D: of each document the number of its task.
+        validation: the share to be held out.
+    """
+    out_D = below(shares_D, validation)
+    for task in np.unique(tasks_D):
+        mine = np.flatnonzero(tasks_D == task)
+        if not out_D[mine].any():
+            out_D[mine[np.argmin(shares_D[mine])]] = True
+        if out_D[mine].all():
+            out_D[mine[np.argmax(shares_D[mine])]] = False
     if len(out_D) and not out_D.any():
-        moved = int(np.argmin(shares_D))
-        out_D[moved] = True
-    if out_D.all() and len(out_D):
-        moved = int(np.argmax(shares_D))
-        out_D[moved] = False
-    return out_D, moved
+        out_D[np.argmin(shares_D)] = True
+    return out_D
 
 
 def column(folder: Path, name: str, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
