@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import os
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ def check(settings: recipe.Recipe) -> None:
         )
     problems += class_problems(settings.data)
     problems += task_problems(settings.data)
+    problems += export_problems(settings.export)
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -202,6 +204,55 @@ def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, 
     yield from (("export", s, f"export.formats.{i}") for i, s in enumerate(settings.export.formats))
 
 
+def export_problems(section: recipe.Export) -> list[Problem]:
+    """What is wrong with the formats of a recipe: packages that are not installed, two artefacts of one name."""
+    from stillhouse.export import label_of
+
+    problems = []
+    names = [label_of(strategy) for strategy in section.formats]
+    for i, strategy in enumerate(section.formats):
+        where = f"export.formats.{i}"
+        if names[i] in names[:i]:
+            problems.append(Problem(where, f"there are two artefacts '{names[i]}'", "List each once."))
+        with gathering([]):
+            function = find("export", strategy.name, where)
+            missing = [p for p in getattr(function, "packages", ()) if importlib.util.find_spec(p) is None]
+            if missing:
+                what = f"needs {', '.join(missing)}, which is not installed"
+                problems.append(Problem(where, what, f"pip install 'stillhouse[{function.extra}]'"))  # type: ignore[attr-defined]
+    return problems
+
+
+def match_exports(section: recipe.Export, pupil: Model) -> None:
+    """Refuse formats that this student cannot be written in, or in which it is too large, before it is trained.
+
+    Args:
+        section: the recipe's, checked.
+        pupil: the student; may be empty.
+
+    Raises:
+        RecipeError: all of them at once.
+
+    """
+    from stillhouse.export import TOO_LARGE
+
+    problems = []
+    for i, strategy in enumerate(section.formats):
+        where = f"export.formats.{i} ({strategy.name})"
+        function: Any = find("export", strategy.name, where)
+        options = check_options(function, strategy.options, where)
+        refused = function.refuses(pupil, options) if hasattr(function, "refuses") else None
+        if refused is not None:
+            problems.append(Problem(where, refused.what, refused.way_out))
+        elif section.max_mb is not None and hasattr(function, "size"):
+            size = function.size(pupil, options) / 1e6
+            if size > section.max_mb:
+                what = f"will be about {size:,.1f} MB, and export.max_mb allows {section.max_mb:g}"
+                problems.append(Problem(where, what, TOO_LARGE))
+    if problems:
+        raise RecipeError(*problems)
+
+
 @contextmanager
 def gathering(problems: list[Problem]) -> Iterator[None]:
     """Collect what is raised instead of stopping at it."""
@@ -319,6 +370,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
         made.append(student.build(part.student, made[-1], empty=True, classes=part.data.classes))
         match_classes(part, made[-1])
         match_layers(part.objective, made[-1])
+    match_exports(settings.export, made[-1])
     return made
 
 

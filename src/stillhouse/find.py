@@ -35,6 +35,7 @@ KINDS: dict[str, str] = {
     "task": "evaluate/tasks",
     "measure": "evaluate/measures",
     "export": "export/formats",
+    "runtime": "runtimes",
 }
 """Kind of strategy → its folder inside the package."""
 

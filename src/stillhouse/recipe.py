@@ -297,7 +297,11 @@ class Export(Section):
     """What is written for others to load."""
 
     formats: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (Strategy(name="hf"),)
-    """hf: safetensors, tokenizer and model card for from_pretrained."""
+    """hf (always written): safetensors, tokenizer and model card for from_pretrained; gguf, onnx: see docs/export.md."""
+    margin: float = Field(default=0.1, gt=0.0)
+    """Nats a token that an artefact may lose against the student (of a classifier: KL from it); one that loses more is refused."""
+    max_mb: float | None = Field(default=None, gt=0.0)
+    """Megabytes (10⁶ bytes) of the largest file that the target takes; told before training, and refused after it."""
 
 
 class Report(Section):

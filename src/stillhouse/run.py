@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, check_sizes, costs, match, match_classes, match_layers
+from stillhouse.check import check, check_sizes, costs, match, match_classes, match_exports, match_layers
 from stillhouse.chosen import WithoutBytes, sampled
 from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
@@ -49,6 +49,9 @@ DECIDES_WEIGHTS = ("data", "teacher", "stages", "student", "objective", "trainer
 
 SAMPLE_TOKENS = 4096
 """Tokens that a builder reads, as a rule, to find what to keep."""
+
+EXPORT_TOKENS = 16384
+"""Held-out tokens from which the texts are taken that artefacts are tested on."""
 
 QUALITY_TOKENS = 1024
 """Held-out tokens that the teacher reads before training."""
@@ -124,6 +127,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
         say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
         with clock("student"):
             first = first_student(settings, master, folder, console if ranks.main else None)
+            match_exports(settings.export, first)
         say(f"Student {settings.name}: {compared(first, master)}", highlight=False)
         tutor = tutor_of(settings, master, first.tokenizer, lambda key: corpus.text_of(key))
         for warning in match(settings.objective, tutor):
@@ -154,9 +158,13 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
                     collect(folder, settings, reference, corpus, console)
                     ask_tasks(folder, settings, reference, tasks_of(settings.evaluate.tasks), console)
                 judge(folder, settings, clock.seconds)
+            with clock("export"):
+                refused = export.others(settings.export, folder, held_out(corpus), console)
             page = report(folder)
             say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
         distributed.barrier()
+        if ranks.main and refused:
+            raise RunError(*refused)
     return folder
 
 
@@ -436,15 +444,24 @@ def train_student(
             console=console,
             name=name,
         )
-    formats = recipe.Export() if control else settings.export
     with clock("export"):
         whole = distributed.full_state_dict(pupil)
         if ranks.main:
             with timed(console, "Writing the student" if not control else "Writing the control"):
                 fresh = models.load(str(before), name=pupil.name)
                 fresh.load_state_dict(whole)
-                export.export(formats, fresh, folder)
+                export.export(fresh, folder)
         distributed.barrier()
+
+
+def held_out(corpus: data.Corpus) -> list[list[int]]:
+    """Token ids of held-out texts, one a list, for testing what is exported."""
+    batches = (batch for batch, _bytes in corpus.validation.all(1024, EXPORT_TOKENS))
+    return [
+        batch.input_ids_P[start:stop].tolist()
+        for batch in batches
+        for start, stop in zip(batch.borders_D1[:-1], batch.borders_D1[1:], strict=True)
+    ]
 
 
 def read_first(tutor: Teacher, corpus: data.Corpus, outcomes: int) -> Quality | None:

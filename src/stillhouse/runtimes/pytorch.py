@@ -1,0 +1,76 @@
+"""PyTorch with transformers: the reference."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillhouse.worker import Runtime
+
+
+def pytorch(path: Path, threads: int) -> Runtime:
+    """A model folder in PyTorch, in float32."""
+    return _PyTorch(path, threads)
+
+
+class _PyTorch:
+    def __init__(self, path: Path, threads: int) -> None:
+        import torch
+
+        from stillhouse import models
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+        self.model = models.load(str(path)).eval()
+        self._ready = self.model.generating()
+        self.network: Any = self._ready.__enter__()
+        self.reset()
+
+    def reset(self) -> None:
+        self.past: Any = None
+
+    def feed(self, ids: list[int]) -> NDArray[np.float32]:
+        with self.torch.inference_mode():
+            tokens = self.torch.tensor([ids])
+            if self.model.classifies:
+                found: NDArray[np.float32] = self.network(input_ids=tokens).logits.numpy()
+                return found
+            out = self.network(input_ids=tokens, past_key_values=self.past, use_cache=True)
+        self.past = out.past_key_values
+        logits: NDArray[np.float32] = out.logits[0].numpy()
+        return logits
+
+    def encode(self, text: str) -> list[int] | None:
+        return list(self.model.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def timed_parts(self, ids: list[int], tokens: int) -> dict[str, float]:
+        """Median seconds of a token: in the head, in the matrices of the layers, and in all."""
+        spent = {"head": 0.0, "matrices": 0.0}
+        began: dict[int, float] = {}
+
+        def start(module: Any, _: Any) -> None:
+            began[id(module)] = time.perf_counter()
+
+        def stop(module: Any, _inputs: Any, _output: Any) -> None:
+            part = "head" if module is self.model.head_layer else "matrices"
+            spent[part] += time.perf_counter() - began[id(module)]
+
+        linear = [m for m in self.model.layers.modules() if isinstance(m, self.torch.nn.Linear)]
+        hooks = []
+        for module in (*linear, self.model.head_layer):
+            hooks += [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+        self.reset()
+        token = int(self.feed(ids)[-1].argmax())
+        rows = []
+        for _ in range(tokens):
+            spent.update(head=0.0, matrices=0.0)
+            before = time.perf_counter()
+            token = int(self.feed([token])[-1].argmax())
+            rows.append({"all": time.perf_counter() - before, **spent})
+        for hook in hooks:
+            hook.remove()
+        return {name: float(np.median([row[name] for row in rows])) for name in rows[0]}

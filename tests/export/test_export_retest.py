@@ -1,0 +1,177 @@
+"""Artefacts in a fresh process: those that differ are refused and say where, the others are recorded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shared import make_llama, make_tokenizer
+
+from stillhouse import export, recipe
+from stillhouse.check import export_problems
+from stillhouse.errors import RunError
+from stillhouse.export.compare import difference, logits_of
+from stillhouse.find import names
+from stillhouse.models import Model
+from stillhouse.worker import Worker
+
+TEXTS = [[5 + i, *range(3 + i, 30 + i)] for i in range(6)]
+
+
+class Shifted:
+    """A worker that answers for a model with something added to every logit row."""
+
+    def __init__(self, model: Model, shift: Any) -> None:
+        self.model, self.shift = model, shift
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        return self.shift(logits_of(self.model, ids).numpy().copy(), ids)
+
+
+@pytest.fixture(scope="module")
+def student() -> Model:
+    return make_llama(make_tokenizer())
+
+
+def test_a_constant_is_no_difference(student: Model):
+    found = difference(Shifted(student, lambda x, _: x + 7.0), student, TEXTS)
+    assert abs(found.kl) < 1e-9 and abs(found.loss) < 1e-6 and found.agreement == 1.0
+    assert found.largest_logit < 1e-4
+
+
+def test_differences_are_those_of_the_definition(student: Model):
+    def spoil(logits: np.ndarray, ids: list[int]) -> np.ndarray:
+        if ids == TEXTS[3]:
+            logits[7, 11] += 9.0
+        return logits
+
+    found = difference(Shifted(student, spoil), student, TEXTS)
+    assert found.where.startswith("text 4, token 8")
+    p = torch.softmax(logits_of(student, TEXTS[3])[7].double(), -1).tolist()
+    lifted = [p[i] * (math.exp(9.0) if i == 11 else 1.0) for i in range(len(p))]
+    q = [x / sum(lifted) for x in lifted]
+    kl = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    positions = sum(map(len, TEXTS))
+    assert found.worst == pytest.approx(kl, rel=1e-4)
+    assert found.kl == pytest.approx(kl / positions, rel=1e-4)
+    true = TEXTS[3][8]
+    assert found.loss == pytest.approx(math.log(p[true] / q[true]) / (positions - len(TEXTS)), rel=1e-4)
+    assert found.low <= found.loss <= found.high
+
+
+def test_nan_is_infinitely_far_and_is_named(student: Model):
+    def spoil(logits: np.ndarray, ids: list[int]) -> np.ndarray:
+        if ids == TEXTS[1]:
+            logits[2] = np.nan
+        return logits
+
+    found = difference(Shifted(student, spoil), student, TEXTS)
+    assert math.isinf(found.kl) and found.where.startswith("text 2, token 3")
+    assert json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.fixture
+def run(student: Model, tmp_path: Path) -> Path:
+    export.export(student, tmp_path)
+    return tmp_path
+
+
+def read(run: Path) -> dict[str, dict[str, Any]]:
+    return {r["name"]: r for r in json.loads((run / "exports.json").read_text(encoding="utf-8"))}
+
+
+FORMATS = [
+    {"name": name, **options}
+    for name in names("export")
+    if name != "hf"
+    for options in {"gguf": [{"precision": "f16"}], "onnx": [{"precision": "float32"}]}[name]
+]
+
+
+@pytest.mark.parametrize("strategy", FORMATS, ids=lambda s: s["name"])
+def test_every_format_is_written_tested_and_recorded(strategy: dict[str, Any], run: Path, monkeypatch):
+    section = recipe.Export(formats=(strategy,))
+    if export_problems(section):
+        pytest.skip(str(export_problems(section)[0]))
+    assert export.others(section, run, TEXTS) == []
+    student, artefact = read(run)["hf"], read(run)[export.label_of(section.formats[0])]
+    assert student["difference"]["kl"] == 0.0 and student["greedy"][0] == student["greedy"][1]
+    assert (run / artefact["path"]).exists() and artefact["bytes"] > 1000
+    if "untested" not in artefact:
+        assert artefact["exact"]["kl"] < 0.01 and artefact["difference"]["agreement"] > 0.9
+        assert 0 < artefact["load_seconds"] < 60 and artefact["peak_bytes"] > artefact["import_bytes"] * 0.9
+    assert not [p for p in run.rglob("*") if p.name.endswith(".tmp")]
+    before = (run / artefact["path"]).stat().st_mtime_ns
+    monkeypatch.setattr(export, "_tested", lambda *_: pytest.fail("was there already"))
+    assert export.others(section, run, TEXTS) == []
+    assert (run / artefact["path"]).stat().st_mtime_ns == before
+
+
+needs_llama_cpp = pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama.cpp is not installed")
+
+
+@needs_llama_cpp
+def test_one_that_loses_too_much_is_refused_and_says_where(run: Path):
+    section = recipe.Export(formats=({"name": "gguf", "precision": "q4_0"},), margin=1e-6)
+    problems = export.others(section, run, [[*ids, *ids] for ids in TEXTS])
+    assert len(problems) == 1
+    text = str(problems[0])
+    assert "export.formats.0 (gguf-q4_0)" in text
+    assert "nats a token against the student" in text and "most at text" in text and "finer precision" in text
+    assert not (run / "exports" / "gguf-q4_0").exists()
+    assert "refused" in read(run)["gguf-q4_0"]
+
+
+@needs_llama_cpp
+def test_wrong_weights_are_no_loss_but_a_fault(run: Path, monkeypatch):
+    from stillhouse.export.formats import gguf
+
+    monkeypatch.setattr(gguf, "_turned", lambda values, _: values)
+    monkeypatch.setattr(gguf, "_turned_back", lambda values, _: values)
+    problems = export.others(recipe.Export(formats=({"name": "gguf", "precision": "f32"},), margin=1e9), run, TEXTS)
+    assert "does not compute what was written" in str(problems[0]) and "furthest apart at text" in str(problems[0])
+
+
+@needs_llama_cpp
+def test_a_wrong_rule_of_words_is_found(run: Path):
+    formats = ({"name": "gguf", "precision": "f16", "pre": "qwen2"},)
+    problems = export.others(recipe.Export(formats=formats), run, TEXTS)
+    assert "its tokenizer cuts otherwise: after" in str(problems[0])
+
+
+@needs_llama_cpp
+def test_a_broken_file_is_one_message(tmp_path: Path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(RunError, match=r"broken\.gguf"):
+        Worker("llama_cpp", tmp_path / "broken.gguf", 1)
+
+
+def test_a_process_that_dies_is_one_message(run: Path):
+    with Worker("pytorch", run / "student", 1) as worker:
+        worker._process.kill()
+        with pytest.raises(RunError, match="the process that ran it ended with -9"):
+            worker.logits([1, 2, 3])
+
+
+def test_memory_is_the_processes_own(run: Path):
+    """On Linux ru_maxrss of a child begins with what its parent held."""
+    held = torch.zeros(200_000_000, dtype=torch.float32)  # 800 MB
+    held += 1.0
+    with Worker("pytorch", run / "student", 1) as worker:
+        assert worker.ask("peak")["bytes"] < 700e6
+
+
+def test_too_large_after_all_is_refused(run: Path):
+    section = recipe.Export(formats=({"name": "gguf"},), max_mb=0.001)
+    assert "are allowed" in str(export.others(section, run, TEXTS)[0])
+
+
+def test_check_tells_of_twins():
+    section = recipe.Export(formats=("gguf", "gguf", {"name": "gguf", "precision": "f16"}))
+    assert [p.where for p in export_problems(section)] == ["export.formats.1"]
