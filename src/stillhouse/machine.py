@@ -148,6 +148,17 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_vnni() -> bool:
+    """Whether the processor adds products of 8-bit numbers exactly (VNNI, or Arm's dot product); without it pairs saturate at 16 bits."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False  # not known: choose what is right everywhere
+    return any(f" {flag} " in flags for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def describe() -> dict[str, Any]:
     """What a result depends on beside the recipe: processor, memory, versions, threads."""
     import transformers

@@ -44,6 +44,7 @@ class Run:
         evaluation: evaluation.json.
         stages: of the stages and the direct way, each with a run of its own: its folder in this one → its evaluation.json.
         samples: samples.json.
+        exports: exports.json, one dict an artefact; empty where nothing but the student's folder was asked for.
         missing: file name → what is missing.
         notes: what was read only in part.
         files: each file in the folder with its size in bytes.
@@ -59,6 +60,7 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    exports: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, Missing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: list[tuple[str, int]] = field(default_factory=list)
@@ -124,6 +126,8 @@ def read(folder: Path) -> Run:
         run.samples = [s for s in samples if isinstance(s, dict)]
     elif samples is not None:
         run.missing["samples.json"] = Missing("samples.json", "does not hold a list of samples", judge)
+    exports = _json(run, "exports.json", make) if (folder / "exports.json").is_file() else None
+    run.exports = [e for e in exports if isinstance(e, dict)] if isinstance(exports, list) else []
     run.files = [
         (p.relative_to(folder).as_posix(), p.stat().st_size)
         for p in sorted(folder.rglob("*"))

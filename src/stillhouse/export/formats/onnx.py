@@ -1,0 +1,199 @@
+"""ONNX, which ONNX Runtime runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from stillhouse.errors import ModelError, Problem
+from stillhouse.export.artefact import Artefact, format_of
+from stillhouse.files import write_json
+from stillhouse.machine import has_vnni
+from stillhouse.models import Model
+
+Precision = Literal["float32", "int8", "int4"]
+
+_BLOCK = 32
+"""Weights that share a scale, of int4 and of a decoder's int8."""
+_LARGEST = 1.9e9
+"""Bytes of a file: Protocol Buffers end at 2³¹."""
+_BITS = {"float32": 32.0, "int8": 8.0 + 32 / _BLOCK, "int4": 4.0 + 32 / _BLOCK}
+
+
+def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
+    if model.bare or not (model.packs or model.classifies):
+        what = f"a {type(model.network).__name__} cannot be written: its state is more than keys and values"
+        return Problem("onnx", what, "Export it with hf.")
+    if 4 * model.parameters_count > _LARGEST:
+        what = f"{model.parameters_count:,} parameters do not fit into one ONNX file, which holds 2 GB"
+        return Problem("onnx", what, "Export it with hf or gguf.")
+    return None
+
+
+def _size(model: Model, options: dict[str, Any]) -> int:
+    """Bytes of the file, about: matrices of the layers and the head in the precision, embedding and vectors in float32."""
+    small = {id(m.weight): m.weight for m in model.network.modules() if isinstance(m, nn.Linear)}
+    rest = {id(p): p for m in model.network.modules() if not isinstance(m, nn.Linear) for p in m.parameters(False)}
+    shared = options["precision"] == "float32"  # a head that shares the embedding's matrix is written once
+    kept = sum(p.numel() for key, p in small.items() if not (shared and key in rest))
+    return int(kept * _BITS[options["precision"]] / 8 + 4 * sum(p.numel() for p in rest.values()))
+
+
+@format_of(
+    runtime_package="onnxruntime",
+    extra="onnx",
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    refuses=_refuses,
+    size=_size,
+)
+def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opset: int = 20) -> Artefact:
+    """A folder with model.onnx for ONNX Runtime and its tokenizer: a decoder with its keys and values, or a classifier.
+
+    A decoder's inputs are input_ids, attention_mask, position_ids and past.{layer}.key and .value, which may be of length 0; its
+    outputs logits and present.{layer}.key and .value. Batch and lengths are free.
+
+    Args:
+        student: what to write.
+        folder: where; it is there already.
+        precision: of the matrices: float32; int8 or int4 in blocks of 32 with float activations (MatMulNBits). A
+            classifier's int8 has 8-bit activations too, its weights signed only where the processor adds such products exactly.
+        opset: version of ONNX's operators.
+
+    Raises:
+        ModelError: a network that cannot be written.
+
+    """
+    problem = _refuses(student, {"precision": precision, "opset": opset})
+    if problem is not None:
+        raise ModelError(problem)
+    path = folder / "model.onnx"
+    untied = copy.deepcopy(student).eval()
+    if precision != "float32" and not student.classifies:
+        # the product with an embedding turned around is no matrix product that the quantisers know
+        untied.head_layer.weight = nn.Parameter(untied.head_layer.weight.detach().clone())
+    with untied.generating() as network, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.set_attn_implementation("eager")
+        _write(network, path, opset, classifies=student.classifies)
+    facts = [("opset", str(opset))]
+    if precision != "float32":
+        log = logging.getLogger("onnxruntime.quantization")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it tells of every node
+        facts.append(("weights", _quantise(path, precision, classifies=student.classifies)))
+        log.setLevel(level)
+    student.tokenizer.save_pretrained(folder)
+    student.config.save_pretrained(folder)
+    write_json(folder / "artefact.json", {"separator": student.tokenizer.sep_token_id, "precision": precision})
+    same_as = student if precision == "float32" else None
+    return Artefact(folder, "onnxruntime", same_as, 1e-4, tuple(facts))
+
+
+class _Decoder(nn.Module):
+    """A causal language model with its cache as plain tensors."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Logits, then keys and values of each layer, past and present."""
+        cache = DynamicCache()
+        for layer in range(len(past) // 2):
+            cache.update(past[2 * layer], past[2 * layer + 1], layer)
+        out = self.network(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        kept = (tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values))
+        return (out.logits, *kept)
+
+
+class _Classifier(nn.Module):
+    """An encoder or decoder that says classes."""
+
+    def __init__(self, network: Any, names: list[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits [B, C]."""
+        logits: Tensor = self.network(**dict(zip(self.names, inputs, strict=True))).logits
+        return logits
+
+
+def _write(network: Any, path: Path, opset: int, *, classifies: bool) -> None:
+    """Trace the network with lengths that all differ, so that none is taken for another, and write it."""
+    any_length = torch.export.Dim.DYNAMIC
+    config = network.config
+    batch, new, before = 2, 3, 5
+    if classifies:
+        names = ["input_ids", "attention_mask"]
+        names += ["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else []
+        module: nn.Module = _Classifier(network, names)
+        example = tuple(torch.ones(batch, new, dtype=torch.int64) for _ in names)
+        shapes: Any = (tuple({0: any_length, 1: any_length} for _ in names),)
+        outputs = ["logits"]
+    else:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kept = [f"{layer}.{part}" for layer in range(config.num_hidden_layers) for part in ("key", "value")]
+        names = ["input_ids", "attention_mask", "position_ids", *(f"past.{name}" for name in kept)]
+        outputs = ["logits", *(f"present.{name}" for name in kept)]
+        module = _Decoder(network)
+        example = (
+            torch.ones(batch, new, dtype=torch.int64),
+            torch.ones(batch, before + new, dtype=torch.int64),
+            torch.arange(before, before + new)[None].repeat(batch, 1),
+            *(torch.randn(batch, heads, before, width) for _ in kept),
+        )
+        two = {0: any_length, 1: any_length}
+        shapes = (two, two, two, tuple({0: any_length, 2: any_length} for _ in kept))
+    torch.onnx.export(
+        module.eval(),
+        example,
+        str(path),
+        dynamo=True,
+        opset_version=opset,
+        input_names=names,
+        output_names=outputs,
+        dynamic_shapes=shapes,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _quantise(path: Path, precision: Precision, *, classifies: bool) -> str:
+    """Round the matrices of a written graph; says how."""
+    import onnx as library
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    if classifies and precision == "int8":
+        signed = has_vnni()
+        quantize_dynamic(
+            str(path),
+            str(path),
+            per_channel=True,
+            weight_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return "signed int8 (VNNI)" if signed else "unsigned int8 (no VNNI here: sums of signed ones would saturate)"
+    bits = 8 if precision == "int8" else 4
+    how = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=1, bits=bits)
+    quantiser = MatMulNBitsQuantizer(library.load(path), algo_config=how)
+    quantiser.process()
+    quantiser.model.save_model_to_file(str(path), use_external_data_format=False)
+    return f"int{bits} in blocks of {_BLOCK} (MatMulNBits), float32 activations"

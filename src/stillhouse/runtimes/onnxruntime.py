@@ -1,0 +1,64 @@
+"""ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillhouse.worker import Runtime
+
+
+def onnxruntime(path: Path, threads: int) -> Runtime:
+    """A folder with model.onnx, and the tokenizer beside it, in ONNX Runtime."""
+    return _OnnxRuntime(path, threads)
+
+
+class _OnnxRuntime:
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self.session: Any = onnxruntime.InferenceSession(
+            str(path / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self.tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
+        self.separator = json.loads((path / "artefact.json").read_text(encoding="utf-8"))["separator"]
+        self.inputs = {node.name: node for node in self.session.get_inputs()}
+        self.outputs = [node.name for node in self.session.get_outputs()]
+        self.reset()
+
+    def reset(self) -> None:
+        empty = {n: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for n, i in self.inputs.items() if "." in n}
+        self.past: dict[str, NDArray[np.float32]] = empty
+        self.length = 0
+
+    def feed(self, ids: list[int]) -> NDArray[np.float32]:
+        begin, self.length = self.length, self.length + len(ids)
+        given = {
+            "input_ids": np.array([ids]),
+            "attention_mask": np.ones((1, self.length), np.int64),
+            "position_ids": np.arange(begin, self.length)[None],
+            "token_type_ids": self._types(ids),
+        }
+        given = {name: value for name, value in given.items() if name in self.inputs}
+        logits, *present = self.session.run(None, given | self.past)
+        self.past = {
+            name.replace("present", "past"): value for name, value in zip(self.outputs[1:], present, strict=True)
+        }
+        found: NDArray[np.float32] = logits[0] if self.past else logits
+        return found
+
+    def _types(self, ids: list[int]) -> NDArray[np.int64]:
+        """0 in the first text of a pair and 1 in the second, which begins behind the first separator."""
+        ends = np.array([ids]) == self.separator
+        return np.minimum(ends.cumsum(-1) - ends, 1).astype(np.int64)
+
+    def encode(self, text: str) -> list[int] | None:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

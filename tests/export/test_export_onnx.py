@@ -1,0 +1,104 @@
+"""ONNX: a classifier and a decoder, run by ONNX Runtime in its own process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from classifiers import bert, word_pieces
+from shared import make_llama, make_tokenizer
+
+pytest.importorskip("onnxruntime", reason="pip install 'stillhouse[onnx]'")
+pytest.importorskip("onnxscript", reason="pip install 'stillhouse[onnx]'")
+
+from stillhouse.check import match_exports
+from stillhouse.errors import RecipeError
+from stillhouse.export.compare import logits_of
+from stillhouse.export.formats import onnx as module
+from stillhouse.export.formats.onnx import onnx
+from stillhouse.machine import has_vnni
+from stillhouse.models import Model
+from stillhouse.recipe import Export
+from stillhouse.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Model:
+    tokenizer = word_pieces()
+    return Model(bert(tokenizer, "ForSequenceClassification", num_labels=3), tokenizer, "reader")
+
+
+def pairs(classifier: Model) -> list[list[int]]:
+    read = classifier.tokenizer
+    return [
+        read("a fine film", "so dull").input_ids,
+        read("the plot").input_ids,
+        read("awful and cold with a page").input_ids,
+    ]
+
+
+def test_a_classifier_says_what_transformers_says_of_texts_and_pairs(classifier: Model, tmp_path: Path):
+    made = onnx(classifier, tmp_path)
+    with Worker("onnxruntime", made.path, 1) as worker:
+        for ids, first in zip(pairs(classifier), (6, None, None), strict=True):
+            types = [0] * len(ids) if first is None else [0 if i < ids.index(3) + 1 else 1 for i in range(len(ids))]
+            with torch.no_grad(), classifier.generating() as network:
+                want = network(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits
+            torch.testing.assert_close(torch.from_numpy(worker.logits(ids)), want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_eight_bits_are_signed_only_where_that_is_exact(vnni: bool, classifier: Model, tmp_path: Path, monkeypatch):
+    import onnx as library
+
+    monkeypatch.setattr(module, "has_vnni", lambda: vnni)
+    made = onnx(classifier, tmp_path, precision="int8")
+    kinds = {t.data_type for t in library.load(made.path / "model.onnx").graph.initializer if "quantized" in t.name}
+    assert (library.TensorProto.INT8 in kinds) == vnni
+    assert dict(made.facts)["weights"].startswith("signed" if vnni else "unsigned")
+    if vnni and not has_vnni():
+        return  # would saturate, which is why it is not chosen here
+    with Worker("onnxruntime", made.path, 1) as worker:
+        for ids in pairs(classifier):
+            want = logits_of(classifier, ids).numpy()
+            assert np.abs(worker.logits(ids) - want).max() < 0.1 * np.abs(want).max() + 0.1
+
+
+def test_keys_and_values_have_any_length_the_first_time_none(tmp_path: Path):
+    student = make_llama(make_tokenizer(), tied=False)
+    made = onnx(student, tmp_path)
+    assert json.loads((tmp_path / "artefact.json").read_text())["precision"] == "float32"
+    ids = list(range(3, 40))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(made.path / "model.onnx"))
+    inputs = session.get_inputs()
+    want = logits_of(student, ids).numpy()
+    past: dict[str, Any] = {i.name: np.zeros((1, 2, 0, 8), np.float32) for i in inputs if i.name.startswith("past.")}
+    rows, begin = [], 0
+    for end in (5, 6, 7, 20, 37):
+        given = {"input_ids": np.array([ids[begin:end]]), "attention_mask": np.ones((1, end), np.int64),
+                 "position_ids": np.arange(begin, end)[None]}  # fmt: skip
+        logits, *present = session.run(None, given | past)
+        past = dict(zip(past, present, strict=True))
+        rows.append(logits[0])
+        begin = end
+    np.testing.assert_allclose(np.concatenate(rows), want, atol=1e-4, rtol=1e-4)
+
+
+def test_what_does_not_fit_into_a_file_is_told_before_training(classifier: Model, monkeypatch):
+    monkeypatch.setattr(module, "_LARGEST", 1000.0)
+    with pytest.raises(RecipeError, match="do not fit into one ONNX file"):
+        match_exports(Export(formats=("onnx",)), classifier)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int4"])
+def test_the_file_is_about_as_large_as_was_told(precision: str, tmp_path: Path):
+    student = make_llama(make_tokenizer(4000))
+    made = onnx(student, tmp_path, precision=precision)
+    told = onnx.size(student, {"precision": precision, "opset": 20})
+    assert told < (made.path / "model.onnx").stat().st_size < told + 350_000  # the graph itself
