@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stillhouse.report import page, words
+from stillhouse.report import artefacts, page, words
 from stillhouse.report.read import Run
 from stillhouse.report.words import escape_markdown, fence
 
@@ -28,6 +28,7 @@ def card(run: Run) -> str:
         _made(run),
         "## Measured",
         _measured(view),
+        _exported(run),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(view)),
         "## How to load",
@@ -122,6 +123,16 @@ def _measured(view: page.Page) -> str:
             )
         out.append(text)
     return "\n\n".join(out)
+
+
+def _exported(run: Run) -> str:
+    """The same student in other files, as each was found when it was tested again."""
+    found = artefacts.rows(run)
+    if not found:
+        return ""
+    lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (artefacts.COLUMNS, *found)]
+    table = "\n".join([lines[0], "| --- " * len(artefacts.COLUMNS) + "|", *lines[1:]])
+    return f"## Other files\n\n{table}\n\n{escape_markdown(artefacts.note(run))}"
 
 
 def _limits(view: page.Page) -> list[str]:

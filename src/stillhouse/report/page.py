@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillhouse.report import charts, filters, words
+from stillhouse.report import artefacts, charts, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
 from stillhouse.report.tasks import Tasks, tasks_of
@@ -200,6 +200,8 @@ class Page:
     counts: list[tuple[str, str]]
     seconds: list[tuple[str, str]]
     unmeasured: list[tuple[str, str]]
+    artefacts: list[tuple[str, ...]]
+    artefacts_note: str
     files: list[tuple[str, str]]
     more_files: int
     commands: list[str]
@@ -227,7 +229,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.globals.update(style=charts.style(), key=charts.key)
+    environment.globals.update(style=charts.style(), key=charts.key, artefact_columns=artefacts.COLUMNS)
     return environment
 
 
@@ -275,6 +277,8 @@ def build(run: Run) -> Page:
         counts=flat(mapping(run.evaluation.get("counts"))),
         seconds=[(k, words.duration(v)) for k, v in mapping(run.evaluation.get("seconds")).items()],
         unmeasured=_unmeasured(run, cards),
+        artefacts=artefacts.rows(run),
+        artefacts_note=artefacts.note(run),
         files=[(name, words.bytes_of(size)) for name, size in run.files[:200]],
         more_files=max(0, len(run.files) - 200),
         commands=["stillhouse run recipe.yaml", f"stillhouse report {run.shown_folder}"],

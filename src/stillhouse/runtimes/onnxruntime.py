@@ -58,7 +58,8 @@ class _OnnxRuntime:
     def _types(self, ids: list[int]) -> NDArray[np.int64]:
         """0 in the first text of a pair and 1 in the second, which begins behind the first separator."""
         ends = np.array([ids]) == self.separator
-        return np.minimum(ends.cumsum(-1) - ends, 1).astype(np.int64)
+        types: NDArray[np.int64] = np.minimum(ends.cumsum(-1) - ends, 1).astype(np.int64)
+        return types
 
     def encode(self, text: str) -> list[int] | None:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

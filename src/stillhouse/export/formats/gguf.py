@@ -87,7 +87,7 @@ def _size(model: Model, options: dict[str, Any]) -> int:
     parameters = {id(p): (n, p) for n, p in model.network.named_parameters()}.values()
     kinds = ((p, _kind(n, tuple(p.shape), options["precision"])) for n, p in parameters)
     shapes = ((quants.quant_shape_to_byte_shape(p.shape, kind) if p.ndim else (4,)) for p, kind in kinds)
-    return sum(int(np.prod(shape)) for shape in shapes) + 24 * model.config.vocab_size
+    return sum(int(np.prod(shape)) for shape in shapes) + 24 * int(model.config.vocab_size)
 
 
 @format_of(runtime_package="llama_cpp", extra="llama-cpp", refuses=_refuses, size=_size)

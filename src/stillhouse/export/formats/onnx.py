@@ -84,7 +84,7 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
         _write(network, path, opset, classifies=student.classifies)
     facts = [("opset", str(opset))]
     if precision != "float32":
-        log = logging.getLogger("onnxruntime.quantization")
+        log = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
         level = log.level
         log.setLevel(logging.ERROR)  # it tells of every node
         facts.append(("weights", _quantise(path, precision, classifies=student.classifies)))
