@@ -15,7 +15,7 @@ from shared import make_llama, make_tokenizer
 
 from stillhouse import export, recipe
 from stillhouse.check import export_problems
-from stillhouse.errors import RunError
+from stillhouse.errors import RunError, StillhouseError
 from stillhouse.export.compare import difference, logits_of
 from stillhouse.find import names
 from stillhouse.models import Model
@@ -138,11 +138,18 @@ def test_wrong_weights_are_no_loss_but_a_fault(run: Path, monkeypatch):
     assert "does not compute what was written" in str(problems[0]) and "furthest apart at text" in str(problems[0])
 
 
-@needs_llama_cpp
-def test_a_wrong_rule_of_words_is_found(run: Path):
-    formats = ({"name": "gguf", "precision": "f16", "pre": "qwen2"},)
-    problems = export.others(recipe.Export(formats=formats), run, TEXTS)
-    assert "its tokenizer cuts otherwise: after" in str(problems[0])
+def test_a_tokenizer_that_cuts_otherwise_is_found_and_says_where(student: Model):
+    class Other:
+        def ask(self, do: str, text: str) -> dict[str, Any]:
+            ids = student.tokenizer(text).input_ids
+            return {"ids": [*ids[:3], 7, *ids[4:]] if "emoji" in text else ids}
+
+    said = student.tokenizer("a still emoji here").input_ids
+    with pytest.raises(
+        StillhouseError, match=r"(?s)export\.formats\.0: its tokenizer cuts otherwise: after .* come .*pre:"
+    ):
+        export._same_tokens(Other(), student, [said], "export.formats.0")
+    export._same_tokens(Other(), student, [student.tokenizer("a still").input_ids], "export.formats.0")
 
 
 @needs_llama_cpp
