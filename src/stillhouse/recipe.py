@@ -258,6 +258,8 @@ class Asked(Strategy):
     """Questions at most; the same ones for all models."""
     title: str | None = None
     """What it is called, where a task is asked twice with other options; its name if not given."""
+    outside: str | None = None
+    """Title of the task of which this is the same skill on other data: longer, rarer, from elsewhere."""
 
 
 class Gate(Strategy):

@@ -119,4 +119,5 @@ def every_kind() -> Answers:
         base, task="told", kind="write", capability="instructions", floor_N=np.zeros(60),
         roles={role: dataclasses.replace(x, score_N=right(rng, 60, 0.6), stop=("eos",) * 60) for role, x in base.roles.items()},
     )  # fmt: skip
-    return Answers((*table.tasks, text, told))
+    far = dataclasses.replace(table.tasks[0], task="far", outside="knowledge")
+    return Answers((*table.tasks, text, told, far))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from simulate import SEVERAL, Cell, Rates, rates, together_rates
+from simulate import SEVERAL, Cell, Rates, drawn, rates, together_rates
 
 from stillhouse.evaluate import statistics as st
 from stillhouse.evaluate.statistics import Interval
@@ -39,6 +39,19 @@ def test_a_task_of_small_denominator_does_not_rule():
     parts = [st.retention(strong, strong, 0.5, np.arange(n)), st.retention(weak, gone, 0.5, np.arange(n))]
     assert parts[1].value < 0.3
     assert st.together(parts).value == pytest.approx((0.3 + gone.mean() - 0.5) / (0.3 + 0.05), abs=0.02)
+
+
+def test_a_difference_of_two_sets_covers():
+    rng = np.random.default_rng(3)
+    inside = 0
+    for _ in range(500):
+        parts = []
+        for cell in (Cell(300, 1), Cell(400, 1, 0.85, 0.5, 0.8)):
+            teacher, student, cluster = drawn(rng, cell)
+            parts.append(st.retention(teacher, student, cell.floor, cluster))
+        got = st.difference(parts[0], parts[1])
+        inside += got.low <= 0.9 - 0.8 <= got.high
+    assert 0.92 <= inside / 500 <= 0.98
 
 
 def test_together_of_one_is_that_one():

@@ -16,6 +16,7 @@ from stillhouse.evaluate.measures.collapse import collapse
 from stillhouse.evaluate.measures.coverage import coverage
 from stillhouse.evaluate.measures.flips import flips
 from stillhouse.evaluate.measures.forgetting import forgetting
+from stillhouse.evaluate.measures.generalisation import generalisation
 from stillhouse.evaluate.measures.reasoning import reasoning
 from stillhouse.evaluate.measures.soundness import soundness
 from stillhouse.evaluate.measures.tasks import tasks
@@ -214,6 +215,20 @@ def test_the_horizon_is_that_of_the_step():
     found = reasoning(answers(teacher, teacher))
     assert value(found, "chains: horizon", "teacher") == pytest.approx(9.55, rel=0.15)
     assert value(found, "chains: reliability of a step", "teacher") == pytest.approx(93, abs=1)
+
+
+def test_what_is_lost_outside_is_seen():
+    rng = np.random.default_rng(7)
+    teacher = right(rng, 4000, 0.8)
+    inside = choices("near", {"teacher": teacher, "student": less(rng, teacher, 0.97, FLOOR)})
+    for kept, verdict in ((0.95, "PASS"), (0.6, "FAIL")):
+        far = choices("far", {"teacher": teacher, "student": less(rng, teacher, kept, FLOOR)}, seed=1)
+        found = generalisation(Answers((inside, replace(far, outside="near"))))
+        assert found.verdict == verdict
+        assert value(found, "near → far: outside − inside", "student") == pytest.approx((kept - 0.97) * 100, abs=4)
+    assert generalisation(Answers((inside, far))).verdict == "NOT MEASURED"
+    guess = choices("far", {"teacher": right(rng, 300, FLOOR), "student": right(rng, 300, FLOOR)})
+    assert generalisation(Answers((inside, replace(guess, outside="near")))).verdict == "UNINFORMATIVE"
 
 
 def test_a_slice_is_confirmed_by_the_other_half():

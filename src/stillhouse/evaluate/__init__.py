@@ -22,7 +22,18 @@ from stillhouse.progress import bar
 if TYPE_CHECKING:
     from stillhouse.evaluate.score import Speaks
 
-ON_TASKS = ("tasks", "coverage", "flips", "collapse", "forgetting", "bias", "reasoning", "domains", "soundness")
+ON_TASKS = (
+    "tasks",
+    "coverage",
+    "flips",
+    "collapse",
+    "forgetting",
+    "generalisation",
+    "bias",
+    "reasoning",
+    "domains",
+    "soundness",
+)
 """What is asked of the answers to tasks if the recipe lists no measures; where nothing suits one of them, it holds nothing back."""
 
 

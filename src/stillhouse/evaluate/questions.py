@@ -163,7 +163,7 @@ class Task:
         dev: questions on which the normalisation is chosen for the teacher; never scored.
         normalisation: the one to use; chosen on ``dev`` if None (``raw`` where there is nothing to choose on).
         skill: whether being right is a skill; of a bias probe it is not: ``gold`` is then the stereotyped option.
-        outside: name of the task of which this is the same skill on other data (out of distribution).
+        outside: title of the task of which this is the same skill on other data (out of distribution).
     """
 
     questions: tuple[Question, ...]
@@ -263,7 +263,7 @@ def task_of(asked: recipe.Asked, where: str) -> Task:
         raise fail(RecipeError, where, f"'{asked.name}' holds no questions", "Look at its file.")
     scored = {question.fingerprint for question in task.questions}
     apart = tuple(question for question in task.dev if question.fingerprint not in scored)  # files do overlap
-    return replace(task, dev=apart).taken(asked.limit)
+    return replace(task, dev=apart, outside=asked.outside or task.outside).taken(asked.limit)
 
 
 def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> dict[str, Task]:

@@ -93,22 +93,10 @@ def _judged(
             Estimate(f"{task.task}: skill kept at {name}", "student", value, low, high, "%", int(rows.sum()))
         )
     one_step, more = kept["one step"], kept["several steps"]
-    # two sets of questions: independent; the interval of each is Fieller's, its half width taken as 1.96 standard errors
-    gap = (more.value - one_step.value) * 100
-    spread = math.hypot(*((k.high - k.low) / 3.92 * 100 for k in (one_step, more)))
-    low, high = gap - 1.645 * spread, gap + 1.645 * spread
+    gap = statistics.difference(more, one_step).scaled(100)
+    low, high = gap.bounds(0.9)
     n = int((steps_N >= 1).sum())
-    estimates.append(
-        Estimate(
-            f"{task.task}: kept at several steps − at one",
-            "student",
-            gap,
-            gap - 1.96 * spread,
-            gap + 1.96 * spread,
-            "pp",
-            n,
-        )
-    )
+    estimates.append(estimate(f"{task.task}: kept at several steps − at one", "student", gap, "pp", n))
     numbers = (
         f"{task.task}: of the teacher's skill the student keeps {number(one_step.value * 100)} % at one step and "
         f"{number(more.value * 100)} % [{number(more.low * 100)}, {number(more.high * 100)}] at several."

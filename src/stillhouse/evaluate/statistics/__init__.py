@@ -11,7 +11,7 @@ from stillhouse.evaluate.statistics.counts import mcnemar, wilson
 from stillhouse.evaluate.statistics.distance import further
 from stillhouse.evaluate.statistics.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 from stillhouse.evaluate.statistics.families import benjamini_hochberg, holm
-from stillhouse.evaluate.statistics.keeping import Retention, fieller, retention
+from stillhouse.evaluate.statistics.keeping import Retention, difference, fieller, retention
 from stillhouse.evaluate.statistics.means import Interval, cluster_index, cluster_totals, mean, ratio
 from stillhouse.evaluate.statistics.planning import clusters_needed, items_needed, smallest_decided
 from stillhouse.evaluate.statistics.resampling import bootstrap, quantile_statistic
@@ -27,6 +27,7 @@ __all__ = [
     "cluster_index",
     "cluster_totals",
     "clusters_needed",
+    "difference",
     "fieller",
     "further",
     "holm",

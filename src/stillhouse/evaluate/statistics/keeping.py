@@ -129,3 +129,21 @@ def fieller(
         return -math.inf, math.inf
     root = math.sqrt(max(0.0, half_b**2 - a * c))
     return (half_b - root) / a, (half_b + root) / a
+
+
+def difference(one: Retention, other: Retention) -> Interval:
+    """What one set of items keeps less what another keeps, of different items and so independent.
+
+    Square-and-add of the two Fieller intervals (the method of variance estimates recovery, Zou and Donner 2008): each bound is as far from
+    the difference as the two bounds that lead there, added as right angles.
+
+    Args:
+        one: informative.
+        other: informative; no item of it is among the other's.
+    """
+    value = one.value - other.value
+    low = value - math.hypot(one.value - one.low, other.high - other.value)
+    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    df = min(one.gap.df, other.gap.df)
+    se = (high - low) / 2 / t_quantile(0.975, df)
+    return Interval(value, low, high, se, one.gap.clusters + other.gap.clusters, df)
