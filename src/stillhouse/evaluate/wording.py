@@ -12,6 +12,7 @@ def number(value: float) -> str:
     """Two decimals at most for numbers above 0.1, two digits below, none where they would not matter."""
     if not math.isfinite(value):
         return "unknown" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    value = 0.0 if abs(value) < 1e-9 else value  # what rounding leaves of 0
     size = abs(value)
     if size >= 100:
         text = f"{value:,.0f}"
