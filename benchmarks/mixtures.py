@@ -46,12 +46,12 @@ CELLS: dict[str, dict[str, Any]] = {
     "by size (τ = 1)": {"mixture": {"name": "proportional", "tau": 1.0}},
     "balanced (τ = 0.5)": BALANCED,
     "equal": {"mixture": "equal"},
-    "adaptive": {"mixture": {"name": "adaptive", "every": 25}},
+    "adaptive": {"mixture": {"name": "adaptive", "every": 20}},
     **{f"only {task}": {"only": task} for task in TASKS},
     "hard_first": {**BALANCED, "sampler": "hard_first"},
     "curriculum": {**BALANCED, "sampler": "curriculum"},
     "focused": {**BALANCED, "sampler": {"name": "focused", "keep": 0.5}},
-    "dynamic": {**BALANCED, "sampler": {"name": "dynamic", "every": 50}},
+    "dynamic": {**BALANCED, "sampler": {"name": "dynamic", "every": 20}},
     "confident": {**BALANCED, "sampler": {"name": "confident", "keep": 0.8}},
 }
 
@@ -188,11 +188,11 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the tasks' texts")
     parser.add_argument("--only", nargs="*", choices=list(CELLS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--tokens", type=int, default=1024, help="of a step")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--tokens", type=int, default=512, help="of a step")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--documents", type=int, default=4000, help="that are read of all sources in turn")
-    parser.add_argument("--held-out", type=int, default=10000, help="tokens, of all tasks in turn")
+    parser.add_argument("--held-out", type=int, default=4000, help="tokens, of all tasks in turn")
     parser.add_argument("--work", default="runs/mixtures", help="where the prepared text lies")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     given = parser.parse_args()

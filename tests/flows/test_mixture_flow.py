@@ -20,7 +20,7 @@ from stillhouse.check import check
 from stillhouse.chosen import sampled
 from stillhouse.data import prepare
 from stillhouse.errors import RecipeError
-from stillhouse.look import look
+from stillhouse.look import _texts, look
 from stillhouse.look.page import render
 from stillhouse.run import run
 
@@ -135,6 +135,14 @@ def test_a_look_before_and_after_the_run(asked: Path, whole: Path, tmp_path: Pat
     assert sum(part.counts for part in after.parts) == pytest.approx(1.0)
     for histogram, part in zip(after.lengths, after.parts, strict=True):
         assert sum(count for _, count in histogram.bars) == part.documents
+
+
+def test_a_character_of_several_tokens_is_shown_whole():
+    tokenizer = make_tokenizer()
+    text = "an 誰 and 🐈"
+    ids = tokenizer(text)["input_ids"]
+    shown = list(_texts(tokenizer, ids))
+    assert len(shown) == len(ids) and "".join(shown) == text and "" in shown
 
 
 def test_the_command_looks_in_the_terminal_and_writes_a_page(asked: Path, tmp_path: Path):

@@ -29,6 +29,8 @@ from stillhouse.types import Batch
 
 BINS = 10
 """Bars of a histogram at most."""
+_CHARACTER_TOKENS = 4
+"""Tokens that one character is spread over at most: the bytes that UTF-8 needs."""
 
 
 @dataclass(frozen=True)
@@ -245,15 +247,33 @@ def _rows(batch: Batch, tokenizer: Any, classes: Sequence[str], most: int) -> It
     weights = dict(zip(batch.document_N.tolist(), batch.weight_N.tolist(), strict=True))
     for d in _spread(batch.tasks, len(batch.keys), most):
         a, b = batch.borders_D1[d : d + 2]
-        read = [
-            Token(tokenizer.decode([ids[place]]), not classes and place - 1 in labels and place > a)
-            for place in range(a, b)
-        ]
-        label = next((classes[labels[place]] for place in range(a, b) if place in labels), "") if classes else ""
+        row, losses = ids[a:b], [place > a and place - 1 in labels and not classes for place in range(a, b)]
         if not classes and b - 1 in labels:
-            read.append(Token(tokenizer.decode([labels[b - 1]]), True))
-        task = batch.tasks[d] if batch.tasks else ""
-        yield Row(task, batch.keys[d], batch.offsets_D[d], a, tuple(read), weights.get(d, 0.0), label)
+            row, losses = [*row, labels[b - 1]], [*losses, True]
+        label = next((classes[labels[place]] for place in range(a, b) if place in labels), "") if classes else ""
+        tokens = tuple(map(Token, _texts(tokenizer, row), losses))
+        yield Row(
+            batch.tasks[d] if batch.tasks else "",
+            batch.keys[d],
+            batch.offsets_D[d],
+            a,
+            tokens,
+            weights.get(d, 0.0),
+            label,
+        )
+
+
+def _texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+    """What each token stands for; a character that is spread over several tokens stands at the last of them."""
+    open_: list[int] = []
+    for token in ids:
+        open_.append(token)
+        text = tokenizer.decode(open_)
+        if text.endswith("\ufffd") and len(open_) < _CHARACTER_TOKENS:
+            yield ""
+        else:
+            yield text
+            open_ = []
 
 
 def _spread(tasks: Sequence[str], documents: int, most: int) -> list[int]:
