@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from stillhouse.data.choosing import Ints
 from stillhouse.data.render import NO_LOSS
 from stillhouse.errors import DataError, RunError, fail
 from stillhouse.types import Batch
 
-Ints = npt.NDArray[np.int64]
 _PLANS_KEPT = 2
 _COUNTED_AT_ONCE = 1 << 22
 
