@@ -30,6 +30,7 @@ class Costs:
         teacher: its name.
         teacher_parameters: counted once each.
         student_parameters: likewise; equal to what the saved file will hold.
+        trained_parameters: that training moves: all of the student's, or those of its adapter.
         tokens: that the student learns from.
         operations: multiply-adds of the training, both models.
         memory: bytes at the peak of training, about.
@@ -40,6 +41,7 @@ class Costs:
     teacher: str
     teacher_parameters: int
     student_parameters: int
+    trained_parameters: int
     tokens: int
     operations: float
     memory: float
@@ -360,18 +362,66 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
     """The teacher, the student of each stage and the student, without weights.
 
     Raises:
-        ModelError: one of them cannot be made.
+        StillhouseError: one of them cannot be made, or does not fit the data; where sizes grow from stage to stage.
 
     """
     from stillhouse import student, teacher
 
     made = [teacher.load(settings.teacher, empty=True).model]
-    for part in (*(settings.stage(i) for i in range(len(settings.stages))), settings):
-        made.append(student.build(part.student, made[-1], empty=True, classes=part.data.classes))
-        match_classes(part, made[-1])
-        match_layers(part.objective, made[-1])
+    count = len(settings.stages)
+    places = [*(f"stages.{i} ({stage.name}), " for i, stage in enumerate(settings.stages)), ""]
+    for part, place in zip((*(settings.stage(i) for i in range(count)), settings), places, strict=True):
+        try:
+            pupil = student.build(part.student, made[-1], empty=True, classes=part.data.classes)
+            match_classes(part, pupil)
+            match_layers(part.objective, pupil)
+            match_template(part, pupil.tokenizer, made[0].tokenizer)
+            if count:
+                match_sizes(made[-1], pupil)
+        except StillhouseError as error:
+            raise type(error)(*(Problem(place + p.where, p.what, p.way_out) for p in error.problems)) from error
+        made.append(pupil)
     match_exports(settings.export, made[-1])
     return made
+
+
+def match_sizes(master: Model, pupil: Model) -> None:
+    """Refuse a stage that grows.
+
+    Raises:
+        ModelError: the student is larger than who teaches it.
+
+    """
+    if not master.classifies and pupil.classifies:  # a head for classes is more than none
+        return
+    theirs, mine = master.parameters_count, pupil.parameters_count
+    if mine > theirs:
+        what = f"has {mine:,} parameters, more than the {theirs:,} of who teaches it"
+        raise fail(ModelError, "student", what, "Let the sizes of the stages fall from the teacher to the student.")
+
+
+def match_template(settings: recipe.Recipe, tokenizer: Any, theirs: Any) -> None:
+    """Refuse a student that cannot read conversations, where there are any.
+
+    Args:
+        settings: the recipe.
+        tokenizer: the student's.
+        theirs: the teacher's.
+
+    Raises:
+        ModelError: its tokenizer has no chat template, and the data is to be written with one.
+
+    """
+    for i, source in enumerate(settings.data.sources):
+        function = find("format", source.format.name, f"data.sources.{i}.format")
+        if tokenizer.chat_template or not getattr(function, "converses", lambda _: False)(source.format.options):
+            continue
+        what = f"has a tokenizer without a chat template, and data.sources.{i} holds conversations"
+        if theirs.chat_template:
+            way_out = "The teacher's has one: copy chat_template.jinja from its folder into the student's."
+        else:
+            way_out = "Take an instruction-tuned teacher, or the format prompt_response with a template of your own."
+        raise fail(ModelError, "student", what, way_out)
 
 
 def match_classes(settings: recipe.Recipe, pupil: Model) -> None:
@@ -426,35 +476,11 @@ def match_layers(objective: recipe.Objective, pupil: Model) -> None:
         raise RecipeError(*(Problem(f"objective, '{term.name}'", what, way_out) for term in wrong))
 
 
-def check_sizes(settings: recipe.Recipe) -> None:
-    """Refuse stages that grow.
-
-    Raises:
-        RecipeError: a stage's student is larger than who teaches it.
-        ModelError: a student cannot be made.
-
-    """
-    made = models_of(settings)
-    names = [*(f"stages.{i} ({stage.name})" for i, stage in enumerate(settings.stages)), "student"]
-    problems = [
-        Problem(
-            where,
-            f"has {mine:,} parameters, more than the {theirs:,} of who teaches it",
-            "Let the sizes of the stages fall from the teacher to the student.",
-        )
-        for where, master, pupil in zip(names, made, made[1:], strict=False)
-        for theirs, mine in [(master.parameters_count, pupil.parameters_count)]
-        if mine > theirs and (master.classifies or not pupil.classifies)  # a head for classes is more than none
-    ]
-    if problems:
-        raise RecipeError(*problems)
-
-
 def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher, Model] | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
-    Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward),
-    one for every teacher weight, if it runs here; the head counts on both sides, at the positions that carry loss.
+    Multiply-adds of a training token: three for every student weight outside the embedding (forward, and twice backward; once
+    for one that is not trained), one for every teacher weight, if it runs here; the head counts on both sides, at the positions that carry loss.
 
     Args:
         settings: a checked recipe.
@@ -462,7 +488,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
         made: teacher and student, where they are in memory already.
 
     Raises:
-        ModelError: teacher or student cannot be made.
+        StillhouseError: teacher or student cannot be made, or they do not fit.
 
     """
     import torch
@@ -481,7 +507,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
         rate = machine.measure_gemm(torch.float32, "cpu")
         seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
     tokens = sum(each.trainer.steps * each.trainer.tokens_per_step for each in sections)
-    sizes = chain[0].parameters_count, chain[-1].parameters_count
+    sizes = chain[0].parameters_count, chain[-1].parameters_count, chain[-1].trained_count
     return Costs(chain[0].name, *sizes, tokens, operations, memory, seconds)
 
 
@@ -489,7 +515,8 @@ def _operations(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
     """Multiply-adds of training a student, and its control; a teacher's whose signals come from elsewhere are not counted."""
     bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
     heads = [0 if m.bare else m.head_layer.weight.numel() for m in (master, pupil)]
-    learn = 3.0 * (bodies[1] + heads[1])
+    used = bodies[1] + heads[1]
+    learn = 2.0 * used + (used if pupil.adapter is None else pupil.trained_count)
     silent = settings.taught_by(len(settings.stages)).name in ELSEWHERE
     distil = learn + (0.0 if silent else bodies[0] + heads[0])
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
@@ -503,7 +530,8 @@ def _memory(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
     inner = getattr(pupil.config, "intermediate_size", 4 * width)
     per_layer = settings.trainer.micro_tokens * (width if recompute else 10 * width + 4 * inner) * 4
     return (
-        16.0 * pupil.parameters_count
+        4.0 * pupil.parameters_count
+        + 12.0 * pupil.trained_count
         + 4.0 * master.parameters_count
         + per_layer * len(pupil.layers)
         + 4.0 * pupil.head_layer.weight.numel()

@@ -76,6 +76,8 @@ def check(
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("teacher", f"{escape(found.teacher)}, {found.teacher_parameters:,} parameters")
     table.add_row("student", f"{found.student_parameters:,} parameters, {found.ratio:.1f} times fewer")
+    if found.trained_parameters != found.student_parameters:
+        table.add_row("trains", f"{found.trained_parameters:,} parameters, its adapters'")
     table.add_row("learns from", f"{found.tokens:,} tokens in {settings.trainer.steps:,} steps")
     table.add_row("arithmetic", f"{2 * found.operations / 1e12:,.1f} TFLOP, with the control")
     table.add_row("memory", f"about {found.memory / 2**30:.1f} GiB")
@@ -106,8 +108,13 @@ def plan(
     data: Annotated[
         list[str] | None, typer.Option(help="Text for the recipe, such as 'books/*.txt'; may be given often.")
     ] = None,
+    labelled: Annotated[
+        str | None,
+        typer.Option(help="How its classes lie: '{text: sentence, label: label, classes: [negative, positive]}'."),
+    ] = None,
     measure: Annotated[
-        bool, typer.Option(help="Time this machine, some seconds, for latency and training time.")
+        bool,
+        typer.Option(help="Time this machine, some seconds, for latency and training time; ask the teacher about --data."),
     ] = True,
 ) -> None:
     """Find students for a goal, before anything is trained: how large, how fast, how good, at what cost, and which recipe.
@@ -123,7 +130,7 @@ def plan(
     from stillhouse.plan import plan as verb
     from stillhouse.plan.picture import draw, show
 
-    found = verb(teacher, goal, data=data or (), measure=measure)
+    found = verb(teacher, goal, data=data or (), labelled=_mapping("--labelled", labelled), measure=measure)
     console = Console()
     show(found, console)
     if plot is not None:
@@ -132,6 +139,24 @@ def plan(
     if write is not None:
         found.write(write, choose)
         console.print(f"Recipe: {write}. Look at it, then: stillhouse run {write}", highlight=False)
+
+
+def _mapping(where: str, text: str | None) -> dict[str, Any] | None:
+    """An option that is a small mapping in YAML."""
+    import yaml
+
+    from stillhouse.errors import RecipeError, fail
+
+    if text is None:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        way_out = "Write it as in a recipe: '{text: sentence, label: label, classes: [negative, positive]}'."
+        raise fail(RecipeError, where, f"'{text}' is no mapping", way_out)
+    return value
 
 
 @app.command()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from stillhouse import architectures, attention
+from stillhouse.adapters import Adapter, attach, merge
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
 from stillhouse.types import Attended, Batch, Head
@@ -45,11 +46,19 @@ class Model(nn.Module):
         network: a causal language model, a sequence classifier whose last layer is linear, or an encoder without a head.
         tokenizer: what its token ids mean.
         name: what people call it.
+        adapter: what is trained in place of its weights, if that is not themselves.
 
     """
 
-    def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        adapter: Adapter | None = None,
+    ) -> None:
         super().__init__()
+        self.adapter = adapter
         self.network = network
         self.tokenizer = tokenizer
         self.name = name
@@ -139,10 +148,48 @@ class Model(nn.Module):
         return sum(p.numel() for p in {id(p): p for p in self.network.parameters()}.values())
 
     @property
+    def trained_count(self) -> int:
+        """Parameters that training moves: all, or those of its adapter and of what a classifier has behind its layers."""
+        if self.adapter is None:
+            return self.parameters_count
+        return self.adapter.parameters_count(self.network) + sum(p.numel() for p in self._behind())
+
+    @property
     def first_position(self) -> int:
         """The number of a document's first position: RoBERTa counts from behind the one of its padding."""
         padding = getattr(getattr(self.trunk, "embeddings", None), "padding_idx", None)
         return 0 if padding is None else int(padding) + 1
+
+    def _behind(self) -> list[nn.Parameter]:
+        """What a classifier alone has behind its layers: the head, which may be fresh, and what pools for it."""
+        trunk = f"{self.network.base_model_prefix}."
+        return [
+            parameter
+            for name, parameter in self.network.named_parameters()
+            if self.classifies and (not name.startswith(trunk) or name.startswith(f"{trunk}pooler."))
+        ]
+
+    def learn(self, seed: int = 0) -> None:
+        """Get ready to be trained: all weights, or its adapter, which is put in, and what a classifier has behind its layers.
+
+        Args:
+            seed: of the adapter's fresh weights.
+
+        Raises:
+            ModelError: it has an adapter, and there is no ``peft``.
+
+        """
+        self.requires_grad_(True)
+        if self.adapter is not None:
+            attach(self.network, self.adapter, seed)
+            for parameter in self._behind():
+                parameter.requires_grad_(True)
+
+    def settle(self) -> None:
+        """Be an ordinary model after training: an adapter that was put in is merged into the weights."""
+        if self.adapter is not None:
+            merge(self.network)
+            self.adapter = None
 
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
@@ -256,6 +303,8 @@ class Model(nn.Module):
                 network.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             _write_old_rope_keys(folder / "config.json")
+            if self.adapter is not None:
+                self.adapter.write(folder)
         except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             what = f"{self.name} cannot be written there: {error}"
             raise fail(RunError, str(folder.parent), what, "Make room, and run the same command again.") from error
@@ -328,6 +377,7 @@ def load(
     if local and gguf_file is None:
         _check_folder(folder, where)
         architectures.make_known(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
+    missing: list[str] = []
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     common |= {"revision": revision} if revision else {}
     common |= {"gguf_file": gguf_file} if gguf_file else {}
@@ -347,12 +397,18 @@ def load(
                 )
                 if kind is AutoModel and any(name.startswith("pooler.") for name in found["missing_keys"]):
                     network.pooler = None  # as the file has none; a classifier begins with a fresh one
+                missing = sorted(found["missing_keys"])
         except Exception as error:
             raise _explain(error, model, where, local, gguf_file) from error
     _shed_quantization(network)
     if local and gguf_file is None:
         _check_rope(folder, network.config, where)
-    loaded = Model(network, tokenizer, name or folder.name or model)
+        _check_tie(folder, network, where)
+    if missing and not (kind is AutoModel or classes):
+        what = f"'{model}' holds no weights for {len(missing)} parameters, '{missing[0]}' among them"
+        way_out = "Save it again with save_pretrained where it was trained: what is missing would be drawn at random."
+        raise fail(ModelError, where, what, way_out)
+    loaded = Model(network, tokenizer, name or folder.name or model, Adapter.read(folder))
     if not empty and not loaded.bare:
         _check_head(loaded, where)
     return loaded
@@ -430,6 +486,36 @@ def _check_rope(folder: Path, config: PreTrainedConfig, where: str) -> None:
             f"{sorted(on_disk)}, but this version reads {sorted(read) or 'none'}",
             "Load and save it once with the version that wrote it, or write rope_parameters: {rope_theta: …} into config.json.",
         )
+
+
+def _check_tie(folder: Path, network: PreTrainedModel, where: str) -> None:
+    """Refuse a file with other matrices for embedding and head than its configuration says: one would be dropped or drawn."""
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    names = {id(module): f"{name}.weight" for name, module in network.named_modules()}
+    if id(embedding) not in names or id(head) not in names or not hasattr(head, "weight"):
+        return
+    files = {name: file for file in folder.glob("*.safetensors") for name in _names_in(file)}
+    first, last = names[id(embedding)], names[id(head)]
+    if first not in files:  # named otherwise, as files of some other versions and of trunks alone are
+        return
+    tied = bool(network.config.get_text_config().tie_word_embeddings)
+    if not tied and last not in files:
+        what = f"'{folder}' says that embedding and head are two matrices, and holds no '{last}'"
+        raise fail(ModelError, where, what, 'Write "tie_word_embeddings": true into config.json if they are one.')
+    if tied and last in files and not torch.equal(_read(files[first], first), _read(files[last], last)):
+        what = f"'{folder}' says that embedding and head are one matrix, and holds two that differ"
+        raise fail(ModelError, where, what, 'Write "tie_word_embeddings": false into config.json if they are two.')
+
+
+def _names_in(file: Path) -> list[str]:
+    with safe_open(file, "pt") as opened:
+        return list(opened.keys())
+
+
+def _read(file: Path, name: str) -> Tensor:
+    with safe_open(file, "pt") as opened:
+        found: Tensor = opened.get_tensor(name)
+        return found
 
 
 def _write_old_rope_keys(path: Path) -> None:

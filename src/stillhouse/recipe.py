@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from stillhouse import packages
 from stillhouse.errors import Problem, RecipeError, did_you_mean, fail
 from stillhouse.find import problems_of
 
@@ -63,9 +64,10 @@ def _as_strategies(value: Any) -> Any:
 
 
 def _as_teacher(value: Any) -> Any:
-    """A bare string is a model: a GGUF file by its ending, else a folder or a hub id."""
+    """A bare string is a model: a GGUF file by its ending, a package by what is in it, else a folder or a hub id."""
     if isinstance(value, str):
-        return {"name": "gguf" if value.endswith(".gguf") or value.startswith("pkg:") else "local", "model": value}
+        gguf = not packages.holds(value, "*.safetensors") if value.startswith(packages.PREFIX) else value.endswith(".gguf")
+        return {"name": "gguf" if gguf else "local", "model": value}
     return value
 
 

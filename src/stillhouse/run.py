@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillhouse import data, export, machine, models, recipe, student, teacher, trainer
-from stillhouse.check import check, check_sizes, costs, match, match_classes, match_exports, match_layers
+from stillhouse.check import check, costs, match, match_classes, match_exports, match_layers, models_of
 from stillhouse.chosen import WithoutBytes, sampled
 from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
@@ -74,8 +74,10 @@ def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
     """
     check(settings)
     ranks = distributed.start(settings.trainer.device)
+    if not (settings.folder / "before").exists():
+        with timed(console if ranks.main else None, "Checking the models' sizes", loading_seconds(settings.teacher)):
+            models_of(settings)
     if settings.stages:
-        check_sizes(settings)
         for index, stage in enumerate(settings.stages):
             if console and ranks.main:
                 title = f"Stage {index + 1} of {len(settings.stages) + 1}: {stage.name}"
@@ -272,10 +274,17 @@ def claim(folder: Path, settings: recipe.Recipe) -> None:
 
 def load_teacher(section: recipe.Teacher, console: Console | None) -> Teacher:
     """A teacher, with the time it takes shown."""
-    source = find("teacher", section.name, "teacher")
-    options = check_options(source, section.options, "teacher")
-    with timed(console, "Loading the teacher", getattr(source, "takes", lambda _: None)(options)):
+    with timed(console, "Loading the teacher", loading_seconds(section)):
         return teacher.load(section)
+
+
+def loading_seconds(section: recipe.Teacher) -> float | None:
+    """What loading a teacher takes, about, where its source knows that it takes long."""
+    source = find("teacher", section.name, "teacher")
+    seconds: float | None = getattr(source, "takes", lambda _: None)(
+        check_options(source, section.options, "teacher")
+    )
+    return seconds
 
 
 def share_text(first: recipe.Recipe, other: recipe.Recipe) -> None:
@@ -410,7 +419,7 @@ def train_student(
     if (folder / "student" / "config.json").is_file():
         return
     pupil = models.load(str(before), name=f"{settings.name}-control" if control else settings.name)
-    pupil.requires_grad_(True)
+    pupil.learn(settings.trainer.seed)
     speaking = None if control or not master.forms else teaching(master, arithmetic["teacher"], ranks)
 
     def similarity() -> torch.Tensor:
@@ -449,7 +458,9 @@ def train_student(
         if ranks.main:
             with timed(console, "Writing the student" if not control else "Writing the control"):
                 fresh = models.load(str(before), name=pupil.name)
+                fresh.learn()
                 fresh.load_state_dict(whole)
+                fresh.settle()
                 export.export(fresh, folder)
         distributed.barrier()
 

@@ -20,7 +20,7 @@ from stillhouse.models import Model
 from stillhouse.plan import plan, search
 from stillhouse.plan.latency import Law
 from stillhouse.plan.memory import CONTEXT, serving
-from stillhouse.plan.sizes import is_encoder, tally, with_vocabulary
+from stillhouse.plan.sizes import reads_whole, tally, with_vocabulary
 
 LAW = Law(1e-4, 1e-4, 1e-9, 0.1, ())
 
@@ -69,7 +69,7 @@ def test_encoders_are_counted_as_classifiers(name: str, tmp_path: Path):
     classes = 3 if "classifier" in name else 2
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher", num_labels=classes)
     loaded = Model(network, byte_level(), name)
-    assert found.encoder
+    assert len(found.classes) == classes
     assert found.tally.parameters == loaded.parameters_count
     assert found.tally.cached == 0
     for number, candidate in enumerate(found.candidates):
@@ -128,7 +128,6 @@ def test_another_vocabulary_changes_only_its_rows(name: str, tokenizer):
     assert whole.parameters - fewer.parameters == whole.of_tokens - fewer.of_tokens + bias
 
 
-def test_a_decoder_is_no_encoder(tokenizer):
-    assert [is_encoder(make(n, tokenizer).config) for n in ("llama", "gpt2", "gemma3", "bert-masked")] == [
-        False, False, False, True,
-    ]  # fmt: skip
+def test_encoders_and_classifiers_read_whole_texts(tokenizer):
+    names = ("llama", "gpt2", "gemma3", "llama-classifier", "bert-masked", "roberta-classifier")
+    assert [reads_whole(make(name, tokenizer)) for name in names] == [False, False, False, True, True, True]

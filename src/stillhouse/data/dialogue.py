@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from stillhouse.data.render import Rendered
 from stillhouse.errors import DataError, fail
 
 Message = dict[str, Any]
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def converses(when: Callable[[Mapping[str, Any]], bool]) -> Callable[[_F], _F]:
+    """Mark a format that writes with the tokenizer's chat template, so that a tokenizer without one is refused before work.
+
+    Args:
+        when: given the format's options, whether it does.
+
+    """
+
+    def mark(format_: _F) -> _F:
+        format_.converses = when  # type: ignore[attr-defined]
+        return format_
+
+    return mark
 
 
 def dialogue(messages: Sequence[Message], tokenizer: Any, *, everything: bool = False) -> Rendered:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,13 +16,14 @@ from stillhouse import teacher as teachers
 from stillhouse.check import check
 from stillhouse.errors import Problem, RecipeError, RunError, fail
 from stillhouse.files import write_text
+from stillhouse.find import check_options, find
+from stillhouse.plan import adapt, latency, memory, search, strategy
 from stillhouse.plan import goal as goals_
-from stillhouse.plan import latency, memory, search, strategy
-from stillhouse.plan.candidate import Candidate, Context, candidate
+from stillhouse.plan.candidate import QUANTISE, Candidate, Context, candidate
 from stillhouse.plan.goal import Goal
 from stillhouse.plan.latency import Law
 from stillhouse.plan.search import Found, Limit
-from stillhouse.plan.sizes import Tally, is_encoder, tally
+from stillhouse.plan.sizes import Tally, tally
 from stillhouse.report.words import bytes_of
 from stillhouse.teacher import Teacher
 
@@ -34,6 +36,9 @@ COARSE = 0.8
 BUSY = 0.3
 """Relative error of the law of latency above which it is not to be trusted."""
 
+LABELLED = "Give --data train.jsonl --labelled '{text: sentence, label: label, classes: [negative, positive]}'."
+"""The way out where a classifier is planned without labelled texts."""
+
 RATIOS = (4.0, 10.0, 50.0)
 """Compressions that are planned where only a budget is given: one of each of the guide's bands."""
 
@@ -45,7 +50,7 @@ class Plan:
     Args:
         teacher: its name.
         tally: its sizes.
-        encoder: whether it reads whole texts at once.
+        classes: that texts are sorted into; none where next tokens are said.
         goals: as understood.
         precision: of the weights while answering.
         law: of latency on this machine; None if nothing was measured.
@@ -58,7 +63,7 @@ class Plan:
 
     teacher: str
     tally: Tally
-    encoder: bool
+    classes: tuple[str, ...]
     goals: tuple[Goal, ...]
     precision: str
     law: Law | None
@@ -80,7 +85,7 @@ class Plan:
             choice: which candidate, counted from 1 as the table does.
 
         Raises:
-            RunError: there is a file, or the teacher is an encoder.
+            RunError: there is a file, or no data with classes was given for a classifier.
             RecipeError: there is no such candidate.
 
         """
@@ -90,8 +95,8 @@ class Plan:
             raise fail(RecipeError, "--choose", what, f"Give a number from 1 to {len(self.candidates)}.")
         text = self.candidates[choice - 1].recipe
         if text is None:
-            what = "a plan writes no recipe for an encoder yet: that takes labelled texts and their classes (docs/classifiers.md)"
-            raise fail(RunError, str(path), what, "Take the builder's section from the table.")
+            what = "a classifier's recipe takes labelled texts, of which none were given"
+            raise fail(RunError, str(path), what, LABELLED)
         if path.exists():
             raise fail(RunError, str(path), "is there already", "Give another name; a plan overwrites nothing.")
         write_text(path, text)
@@ -102,16 +107,20 @@ def plan(
     goals: Sequence[str | Goal],
     *,
     data: Sequence[str] = (),
+    labelled: Mapping[str, Any] | None = None,
     measure: bool = True,
     law: Law | None = None,
 ) -> Plan:
-    """Plan students for a goal: exact sizes, memory, speed, cost, what to expect and with which strategy. Loads no weights.
+    """Plan students for a goal: exact sizes, memory, speed, cost, what to expect and with which strategy.
+
+    Loads no weights, but for one look at how well a language model knows ``data``.
 
     Args:
         teacher: what a recipe may say: a hub id, a folder, a .gguf file, ``pkg:NAME``, or its section.
         goals: all must hold, such as ``["10x", "p50 30 ms per token", "4 h"]``; see ``stillhouse.plan.goal``.
         data: paths of text for the recipe.
-        measure: time this machine for latencies and training times; takes some seconds.
+        labelled: how classes lie in it, the options of the format ``labelled``: ``{"text": "sentence", "classes": ["no", "yes"]}``.
+        measure: time this machine for latencies and training times, and ask the teacher about ``data``; takes some seconds.
         law: of latency, where it was measured before.
 
     Raises:
@@ -123,8 +132,16 @@ def plan(
     if not wanted:
         raise fail(RecipeError, "goal", "none is given", f"Goals look like {', '.join(goals_.KINDS.values())}.")
     section = recipe.as_teacher(teacher) if isinstance(teacher, str) else teacher
-    master = _load(section)
-    model = master.model
+    if labelled is not None:
+        check_options(find("format", "labelled"), dict(labelled), "labelled")
+        if not data:
+            raise fail(RecipeError, "data", "is missing, though how it is labelled is given", LABELLED)
+    raw = teachers.load(section, empty=True)
+    classes = adapt.classes_of(labelled, raw)
+    adaptation = adapt.for_classes(raw.model, classes) if classes else None
+    known = adapt.ask(section, data) if measure and data and not classes else None
+    adaptation = adaptation or adapt.for_text(raw.model, known)
+    model = raw.model if adaptation is None else adaptation.model
     whole = tally(model)
     rate = None
     if measure:
@@ -156,14 +173,28 @@ def plan(
     if not ordered:
         words = "', '".join(str(limit.goal) for limit in limits)
         raise fail(RecipeError, "goal", f"no student holds '{words}' together, though each can be held", "Drop one.")
-    context = Context(section, master, whole, wanted, tuple(data), law, rate, precision)
+    context = Context(
+        section=section,
+        teacher=raw,
+        master=raw if adaptation is None else Teacher(model),
+        adaptation=adaptation if labelled is not None or not classes else None,
+        known=known,
+        whole=whole,
+        goals=wanted,
+        data=tuple(data),
+        classes=classes,
+        labelled=labelled,
+        law=law,
+        rate=rate,
+        precision=precision,
+    )
     candidates = tuple(candidate(found, context, first) for found, first in ordered)
     if candidates[0].recipe is not None:  # the others differ from it in nothing that a check would refuse
         check(recipe.parse(yaml.safe_load(candidates[0].recipe)))
     return Plan(
         model.name,
         whole,
-        is_encoder(model.config),
+        classes,
         wanted,
         precision,
         law,
@@ -172,14 +203,6 @@ def plan(
         left_out,
         tuple(_notes(candidates, context, trimmed)),
     )
-
-
-def _load(section: recipe.Teacher) -> Teacher:
-    """The teacher's shapes; an encoder as a classifier of two classes, which is what it will be taught as."""
-    master = teachers.load(section, empty=True)
-    if is_encoder(master.model.config) and section.name == "local":
-        return Teacher(models.load(**section.options, classes=2, empty=True, where="teacher.model"))
-    return master
 
 
 def _limit(goal: Goal, teacher: Tally, law: Law | None) -> Limit:
@@ -290,9 +313,15 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
             "per text is higher than per token."
         )
     if best.recipe is None:
-        notes.append(
-            "Sizes and speed only, as a classifier of two classes: write its recipe by hand (docs/classifiers.md)."
-        )
+        notes.append(f"Sizes and speed only, as a classifier of {len(context.classes)} classes. For a recipe: {LABELLED}")
+    if context.adaptation is not None:
+        notes.append(f"{context.adaptation.why}, in the recipe's first stage.")
+    elif context.known is not None:
+        notes.append(f"The teacher on {context.known.positions:,} held-out tokens of this text: {context.known}.")
+    if best.prescription.quantise:
+        notes.append(QUANTISE)
+    elif context.precision in ("int8", "int4") and any(g.kind in ("file", "memory") for g in context.goals):
+        notes.append(f"Sizes as {context.precision} are of weights rounded after training; what that costs is not predicted.")
     if not trimmed:
         notes.append("No candidate has a trimmed vocabulary: this tokenizer's cannot be made smaller.")
     if not any(g.kind in ("ratio", "parameters", "file", "memory", "latency") for g in context.goals):

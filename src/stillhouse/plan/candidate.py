@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,17 +15,20 @@ import yaml
 from stillhouse import recipe
 from stillhouse.check import OVERHEAD, Costs, costs
 from stillhouse.errors import RecipeError, fail
+from stillhouse.models import Model
 from stillhouse.plan import latency, memory, strategy
+from stillhouse.plan.adapt import Adaptation
 from stillhouse.plan.goal import Goal
 from stillhouse.plan.latency import Law
 from stillhouse.plan.memory import Serving, Training
 from stillhouse.plan.search import Found
-from stillhouse.plan.sizes import Tally, is_encoder
+from stillhouse.plan.sizes import Tally
 from stillhouse.plan.strategy import Band, Prescription
 from stillhouse.plan.write import TOKENS_PER_STEP, Draft, write
 from stillhouse.progress import duration
 from stillhouse.report.words import bytes_of
 from stillhouse.teacher import Teacher
+from stillhouse.teacher.quality import Quality
 
 STEPS = 2000
 """Of a recipe where no budget is given: enough to see whether a student learns, not enough to finish a small one."""
@@ -45,18 +49,18 @@ class Candidate:
         stages: parameters of the students in between, largest first.
         tally: exact sizes, counted on what the builders make.
         ratio: how many times fewer parameters than the teacher.
-        flops: of an answer (a token of a language model, a text of an encoder): two a used weight.
+        flops: of an answer (a token of a language model, a text of a classifier): two a used weight.
         seconds: predicted of an answer on this machine, float32; None if nothing was measured.
         serving: memory of answering.
-        training: memory at the peak of training; None for an encoder.
+        training: memory at the peak of training; None where there is no recipe.
         tokens: that the recipe reads.
-        training_flops: of the recipe, with its control; None for an encoder.
+        training_flops: of the recipe, with its control; None where there is no recipe.
         training_seconds: likewise on this machine, about; None if it was not measured.
-        full_seconds: of ``TOKENS_PER_PARAMETER`` tokens a parameter instead.
+        full_seconds: of ``TOKENS_PER_PARAMETER`` tokens a parameter instead; None for a classifier.
         retention: what the guide expects.
         prescription: its strategy.
         why: the reasons for its shape.
-        recipe: the recipe as YAML; None for an encoder, whose recipe takes labelled texts and is written by hand.
+        recipe: the recipe as YAML; None for a classifier without labelled texts.
 
     """
 
@@ -87,15 +91,37 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Context:
-    """What all candidates of a plan share."""
+    """What all candidates of a plan share.
+
+    Args:
+        section: the recipe's teacher.
+        teacher: its shapes.
+        master: of whom students are made: the teacher, or what it becomes in a first stage.
+        adaptation: that stage, where a recipe is written with one.
+        known: how well the teacher knows the data; None if nobody asked it.
+        whole: sizes of the master.
+        goals: as understood.
+        data: paths of text.
+        classes: that texts are sorted into; none where next tokens are said.
+        labelled: how they lie in the data; None if there is none.
+        law: of latency; None if nothing was measured.
+        rate: FLOP/s of a float32 matrix product here; likewise.
+        precision: of the weights while answering.
+
+    """
 
     section: recipe.Teacher
+    teacher: Teacher
     master: Teacher
+    adaptation: Adaptation | None
+    known: Quality | None
     whole: Tally
     goals: tuple[Goal, ...]
     data: tuple[str, ...]
+    classes: tuple[str, ...]
+    labelled: Mapping[str, Any] | None
     law: Law | None
-    rate: float | None  # FLOP/s of a float32 matrix product here
+    rate: float | None
     precision: str
 
     def budget(self, kind: str) -> float | None:
@@ -115,13 +141,12 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
         RecipeError: a budget less than a step.
 
     """
-    master, whole = context.master, context.whole
+    whole = context.whole
     exact = found.tally
     ratio = whole.parameters / exact.parameters
     way = strategy.prescribe(ratio)
     why = _why(found, first)
     seconds = context.law.seconds(exact) if context.law else None
-    encoder = is_encoder(master.model.config)
     known = Candidate(
         way=found.way,
         vocabulary=found.vocabulary,
@@ -129,7 +154,7 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
         stages=tuple(stage.tally.parameters for stage in found.stages),
         tally=exact,
         ratio=ratio,
-        flops=2.0 * exact.used * (latency.TEXT if encoder else 1),
+        flops=2.0 * exact.used * (latency.TEXT if context.classes else 1),
         seconds=seconds,
         serving=memory.serving(exact, context.precision),
         training=None,
@@ -142,7 +167,7 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
         why=why,
         recipe=None,
     )
-    if encoder:
+    if context.classes and context.labelled is None:
         return known
     draft = _draft(known, found, context)
     links = _costs(replace(draft, steps=1), context, found)
@@ -152,13 +177,13 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
     flops = steps * per_step
     spent = flops * OVERHEAD / context.rate if context.rate else None
     whole_training = TOKENS_PER_PARAMETER * exact.parameters
-    full = spent * whole_training / tokens if spent is not None else None
-    over = f" over {len(links)} students" if found.stages else ""
+    full = spent * whole_training / tokens if spent is not None and not context.classes else None
+    over = f" over {len(links)} students" if len(links) > 1 else ""
     here = f", {spoken(spent)} here with the control that learns without the teacher" if spent is not None else ""
-    why_steps = (
-        f"{tokens:,} tokens{over}{here}. A full training reads {whole_training:,} ({TOKENS_PER_PARAMETER} a parameter)"
-    )
-    why_steps += f": {spoken(full)}." if full is not None else "."
+    why_steps = f"{tokens:,} tokens{over}{here}."
+    if not context.classes:
+        why_steps += f" A full training reads {whole_training:,} ({TOKENS_PER_PARAMETER} a parameter)"
+        why_steps += f": {spoken(full)}." if full is not None else "."
     text = write(replace(draft, steps=steps, why_steps=why_steps))
     return replace(
         known,
@@ -174,9 +199,10 @@ def candidate(found: Found, context: Context, first: tuple[str, str]) -> Candida
 def _costs(draft: Draft, context: Context, found: Found) -> list[Costs]:
     """What each stage and the last step of a draft's recipe cost by the arithmetic of ``stillhouse check``."""
     settings = recipe.parse(yaml.safe_load(write(draft)))
-    parts = [*(settings.stage(i) for i in range(len(found.stages))), settings]
-    pupils = [*(stage.model for stage in found.stages), found.model]
-    masters = [context.master, *(Teacher(stage.model) for stage in found.stages)]
+    parts = [*(settings.stage(i) for i in range(len(settings.stages))), settings]
+    first = [] if context.adaptation is None else [context.adaptation.model]
+    pupils = [*first, *(stage.model for stage in found.stages), found.model]
+    masters = [context.teacher, *(Teacher(pupil) for pupil in pupils[:-1])]
     links = zip(parts, masters, pupils, strict=True)
     return [costs(part, measure=False, made=(master, pupil)) for part, master, pupil in links]
 
@@ -222,17 +248,26 @@ def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
         name=f"{re.sub(r'[^a-z0-9.]+', '-', context.master.name.lower()).strip('-.') or 'student'}-{candidate.ratio:.{1 if candidate.ratio < 3 else 0}f}x",
         teacher=words,
         section=candidate.section,
+        adaptation=context.adaptation,
         stages=[(f"assistant-{number}", stage.section) for number, stage in enumerate(found.stages, 1)],
-        why_stages=_why_stages(candidate, context.whole),
+        why_stages=_why_stages(candidate, context.whole) if found.stages else "",
         prescription=candidate.prescription,
-        features="hidden" in context.master.shows,
+        features="hidden" in context.teacher.shows,
         data=context.data,
+        labelled=context.labelled,
+        block=min(latency.TEXT, _positions(context.master.model)),
         steps=STEPS,
         about=about,
         why_student=candidate.why,
         why_steps="",
         advice=[QUANTISE] if candidate.prescription.quantise else [],
     )
+
+
+def _positions(model: Model) -> int:
+    """Tokens that a text may have."""
+    most: int = getattr(model.config, "max_position_embeddings", latency.TEXT)
+    return most - model.first_position
 
 
 def _why(found: Found, first: tuple[str, str]) -> str:
@@ -260,8 +295,11 @@ def _why_stages(candidate: Candidate, teacher: Tally) -> str:
     return f"Teacher-assistants, about 5–7x a step: {told} parameters ({steps}); each is made from the one before and taught by it."
 
 
-QUANTISE = "Last stage: train with quantisation in the loop, so that int8 or int4 weights cost less."
-"""What the guide asks for at aggressive compressions and the recipe language does not have."""
+QUANTISE = (
+    "The guide ends such a compression with a stage that trains with quantisation in the loop. Stillhouse cannot train one yet "
+    "(issue 7): sizes as int8 or int4 are of weights rounded after training, and what that costs is not predicted."
+)
+"""What the guide asks for at aggressive compressions and is not there."""
 
 
 def share(band: Band) -> str:

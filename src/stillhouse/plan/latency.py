@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from stillhouse.models import Model
-from stillhouse.plan.sizes import Tally, is_encoder, tally, with_vocabulary
+from stillhouse.plan.sizes import Tally, reads_whole, tally, with_vocabulary
 
 TEXT = 128
-"""Tokens of the text that an encoder reads in one answer."""
+"""Tokens of the text that a classifier or encoder reads in one answer."""
 
 CONTEXT = 64
 """Tokens of context at which a language model's token is timed."""
@@ -37,7 +37,7 @@ class Timed:
     Args:
         layers: its blocks.
         used: weights that an answer multiplies with.
-        seconds: of an answer: a token of a language model, a text of an encoder.
+        seconds: of an answer: a token of a language model, a text of a classifier or encoder.
 
     """
 
@@ -114,7 +114,7 @@ def _solve(timed: Sequence[Timed]) -> tuple[float, float, float]:
 def measure(teacher: Model) -> Law:
     """Time seven small models of the teacher's architecture and fit the law; takes some seconds.
 
-    Greedy decoding in float32 with transformers, a cache and batch 1 (for an encoder: a text of ``TEXT`` tokens), with the
+    Greedy decoding in float32 with transformers, a cache and batch 1 (for a classifier or encoder: a text of ``TEXT`` tokens), with the
     threads that torch uses now. Other runtimes and quantised weights are faster by factors of their own.
 
     Args:
@@ -176,7 +176,7 @@ def _answers(model: Model) -> list[float]:
     """Seconds of each of ``REPEATS`` answers, after one that is not counted."""
     seconds = []
     with model.generating() as network:
-        if is_encoder(model.config):
+        if reads_whole(model):
             ids = torch.ones(1, TEXT, dtype=torch.long)
             for _ in range(REPEATS + 1):
                 began = time.perf_counter()

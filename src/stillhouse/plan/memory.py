@@ -62,5 +62,5 @@ def serving(found: Tally, precision: str) -> Serving:
 def training(costs: Costs) -> Training:
     """The parts of what ``stillhouse.check.costs`` says a run will take."""
     weights, teacher = 4 * costs.student_parameters, 4 * costs.teacher_parameters
-    optimiser = 12 * costs.student_parameters
+    optimiser = 12 * costs.trained_parameters
     return Training(weights, optimiser, teacher, round(costs.memory) - weights - optimiser - teacher)

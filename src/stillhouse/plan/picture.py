@@ -60,7 +60,7 @@ PARTS = (0, 1, 2, 3, 4, 8, 9), (0, 5, 6, 7, 10)
 
 
 def _columns(plan: Plan) -> tuple[str, ...]:
-    answer = "text" if plan.encoder else "token"
+    answer = "text" if plan.classes else "token"
     numbers = (
         "parameters",
         "smaller",
@@ -93,11 +93,11 @@ def _cells(plan: Plan, number: int, one: Candidate) -> list[str]:
 
 def legend(plan: Plan) -> list[str]:
     """What the columns mean, a line each."""
-    unit = f"a text of {TEXT} tokens" if plan.encoder else "a token"
-    cache = "" if plan.encoder else f" and a cache of {CONTEXT:,} tokens"
+    unit = f"a text of {TEXT} tokens" if plan.classes else "a token"
+    cache = "" if plan.classes else f" and a cache of {CONTEXT:,} tokens"
     lines = [
         f"{plan.precision}: the weights' file, scales included, without the tokenizer; answers in: the memory of these weights{cache}"
-        + ("." if plan.encoder else "; trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch."),
+        + ("." if plan.best.training is None else "; trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch."),
         f"FLOP: of {unit}, two a weight. keeps: {GUIDE} (interpolated between its bands).",
     ]
     if plan.law is not None:
@@ -247,7 +247,7 @@ def _speed(plan: Plan, law: Law, x: _Scale, top: float) -> Iterator[str]:
     for value in ticks(0.0, most, 5):
         yield _line("grid", _LEFT, y(value), _RIGHT, y(value))
         yield _text(_LEFT - 8, y(value) + 4, f"{value:g} ms", "s", "end")
-    unit = "a text" if plan.encoder else "a token"
+    unit = "a text" if plan.classes else "a token"
     told = f"predicted for {unit} here, float32; bars: ± {100 * law.error:.0f} %, the error of the fit"
     yield _text(_LEFT, top - 10, told, "s")
     labels = []

@@ -25,7 +25,7 @@ class Tally:
         file: precision → bytes of the weights' file. In int8 and int4 each row of a matrix is cut into blocks of 32 weights
             that share a float16 scale, and vectors stay float32; without the tokenizer and a header of some kilobytes.
         layers: blocks.
-        cached: numbers that a token leaves in the key-value cache; 0 for an encoder.
+        cached: numbers that a token leaves in the key-value cache; 0 where whole texts are read.
 
     """
 
@@ -47,15 +47,15 @@ def tally(model: Model) -> Tally:
     unique = {id(p): p for p in model.network.parameters()}.values()
     head = model.network.get_output_embeddings()
     rows = [model.network.get_input_embeddings().weight, *([head.weight] if head is not None else [])]
-    encoder = is_encoder(model.config)
+    whole = reads_whole(model)
     return Tally(
         parameters=model.parameters_count,
         used=sum(p.numel() for p in model.layers.parameters())
-        + (0 if encoder or head is None else head.weight.numel()),
+        + (0 if whole or head is None else head.weight.numel()),
         of_tokens=sum(w.numel() for w in {id(w): w for w in rows}.values()),
         file={precision: sum(_bytes(p, precision) for p in unique) for precision in PRECISIONS},
         layers=len(model.layers),
-        cached=0 if encoder else _cached(model.config),
+        cached=0 if whole else _cached(model.config),
     )
 
 
@@ -76,9 +76,10 @@ def _cached(config: PreTrainedConfig) -> int:
     return 2 * int(config.num_hidden_layers * groups * width)
 
 
-def is_encoder(config: PreTrainedConfig) -> bool:
-    """Whether a model reads a whole text at once and writes none: BERT and its like, unless made a decoder."""
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+def reads_whole(model: Model) -> bool:
+    """Whether an answer is one reading of a whole text, not of a token after others: classifiers and encoders."""
+    masked = model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model.classifies or (masked and not getattr(model.config, "is_decoder", False))
 
 
 def with_vocabulary(teacher: Model, tokens: int) -> Model:

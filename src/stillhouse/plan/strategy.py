@@ -102,7 +102,7 @@ def prescribe(ratio: float) -> Prescription:
     if ratio < math.sqrt(BANDS[0][1] * BANDS[1][0]):
         why = {
             "strategy": f"conservative: at {size} the student can follow nearly all the teacher says; standard distillation is enough",
-            "alpha": "0.8–0.9 at such compressions: the teacher knows more of every token than the text does",
+            "alpha": "0.8–0.9 at such compressions: the teacher says more of every label than the label itself",
             "soft": "Forward KL covers all that the teacher might say, and the student is large enough to",
         }
         return Prescription("conservative", "high", "forward_kl", 2.0, False, 1, False, why)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from stillhouse.plan.strategy import Prescription
+
+if TYPE_CHECKING:
+    from stillhouse.plan.adapt import Adaptation
 
 WIDTH = 118
 SOURCES = {".jsonl": "jsonl", ".parquet": "parquet"}
@@ -24,11 +27,14 @@ class Draft:
         name: of the student.
         teacher: as the recipe names it.
         section: the student's.
-        stages: name and student's section of each stage before.
+        adaptation: the stage in which the teacher learns first; None if it need not.
+        stages: name and student's section of each assistant.
         why_stages: the reason for them.
         prescription: the strategy.
         features: whether the teacher shows its hidden states to match.
         data: paths of text; what Python ships with if there are none.
+        labelled: how classes lie in them; None where next tokens are learned.
+        block: tokens of the longest text with a class.
         steps: of training.
         about: lines of the head.
         why_student: the reason for its shape.
@@ -40,11 +46,14 @@ class Draft:
     name: str
     teacher: str | dict[str, Any]
     section: dict[str, Any]
+    adaptation: Adaptation | None
     stages: Sequence[tuple[str, dict[str, Any]]]
     why_stages: str
     prescription: Prescription
     features: bool
     data: Sequence[str]
+    labelled: Mapping[str, Any] | None
+    block: int
     steps: int
     about: Sequence[str]
     why_student: str
@@ -57,39 +66,65 @@ def write(draft: Draft) -> str:
     way, why = draft.prescription, draft.prescription.why
     lines = [line for text in draft.about for line in _comment(text)]
     lines += [f"name: {_flow(draft.name)}", "data:", "  sources:"]
-    sources = [{"name": _source(path), "path": path} for path in draft.data] or [{"name": "python_docs"}]
+    sources = [source_of(path, draft.labelled) for path in draft.data] or [{"name": "python_docs"}]
     if not draft.data:
         lines += _comment("Put your own text here; this is what every Python ships with, to try the recipe.", 4)
     lines += [f"    - {_flow(source)}" for source in sources]
-    if way.name != "conservative":
+    if draft.labelled is not None:
+        lines += [f"  block: {draft.block}"]
+    elif way.name != "conservative":
         lines += _comment("Several tasks: one source for each, so that the student keeps what they share.", 4)
     lines += [f"teacher: {_flow(draft.teacher)}"]
-    if draft.stages:
-        lines += [*_comment(draft.why_stages), "stages:"]
-        lines += [f"  - {{name: {name}, student: {_flow(section)}}}" for name, section in draft.stages]
+    lines += _stages(draft)
     lines += [*_comment(draft.why_student), f"student: {_flow(draft.section)}"]
     lines += [*_comment(f"Strategy: {why['strategy']}."), "objective:"]
     lines += [*_comment(f"{why['alpha']}.", 2), f"  alpha: {_flow(way.alpha)}"]
     lines += [f"  temperature: {way.temperature:g}"]
     lines += [*_comment(f"{why['soft']}.", 2), f"  soft: {way.soft}"]
-    if way.features and draft.features:
+    if way.features and draft.features and draft.labelled is not None:
+        lines += [*_comment(f"{why['features']}. {TWO_PHASES}", 2), "  terms:"]
+        lines += ["    - {name: hidden_mse, weight: {name: step, at: [0, 0.5], values: [100, 0]}, layers: uniform}"]
+    elif way.features and draft.features:
         lines += [*_comment(f"{why['features']}.", 2), "  terms:"]
         lines += ["    - {name: hidden_mse, weight: 0.1, layers: {name: uniform, count: 4}}"]
     elif way.features:
         lines += _comment("The guide matches hidden states too; this teacher does not show its own.", 2)
     lines += ["trainer:", *_comment(draft.why_steps, 2), f"  steps: {draft.steps}"]
     lines += [f"  tokens_per_step: {TOKENS_PER_STEP}"]
+    if draft.adaptation is not None or draft.stages:
+        lines += ["evaluate:"]
+    if draft.adaptation is not None:
+        lines += [*_comment("The teacher that learned, not the one that did not know this.", 2), "  reference: adapted"]
     if draft.stages:
-        lines += [
-            "evaluate:",
-            *_comment("true: also train the student straight from the teacher, for as many tokens as all stages.", 2),
-        ]
-        lines += ["  direct: false"]
+        told = "true: also train the student straight from the teacher, for as many tokens as all stages."
+        lines += [*_comment(told, 2), "  direct: false"]
     if draft.advice:
         lines += ["", "# What the recipe cannot say yet, and what to do about it:"]
         lines += [line for text in draft.advice for line in _comment(f"– {text}")]
     return "\n".join(lines) + "\n"
 
+
+def _stages(draft: Draft) -> list[str]:
+    """The stages before the last step: the teacher that learns first, then assistants."""
+    lines = ["stages:"] if draft.adaptation is not None or draft.stages else []
+    if draft.adaptation is not None:
+        lines += _comment(f"{draft.adaptation.why}.", 2)
+        lines += [
+            "  - name: adapted",
+            f"    student: {_flow(draft.adaptation.student)}",
+            "    objective: {alpha: 0}",
+            f"    trainer: {{learning_rate: {draft.adaptation.rate:.1e}}}",
+        ]
+    if draft.stages:
+        lines += _comment(draft.why_stages, 2)
+        lines += [f"  - {{name: {name}, student: {_flow(section)}}}" for name, section in draft.stages]
+    return lines
+
+
+TWO_PHASES = (
+    "Two phases (TinyBERT, arXiv:1909.10351): first the features, beside which the logits are next to nothing, then these alone."
+)
+"""How a classifier learns from the inner states."""
 
 TOKENS_PER_STEP = 4096
 """Of the recipes that are written: the trainer's default, said for the arithmetic beside it."""
@@ -113,5 +148,14 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _source(path: str) -> str:
-    return next((name for ending, name in SOURCES.items() if path.endswith(ending)), "text")
+def source_of(path: str, labelled: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The recipe's source for a path, by its ending.
+
+    Args:
+        path: of text.
+        labelled: how classes lie in it; None for plain text.
+
+    """
+    name = next((name for ending, name in SOURCES.items() if path.endswith(ending)), "text")
+    how = {} if labelled is None else {"format": {"name": "labelled", **labelled}}
+    return {"name": name, "path": path, **how}

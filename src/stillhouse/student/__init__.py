@@ -42,6 +42,9 @@ def build(
         builder = find("builder", strategy.name, where)
         options = check_options(builder, strategy.options, where)
         possible = {"sample": sample or _no_sample, "classes": classes}
+        if student.adapter is not None:
+            what = "comes after adapters, which are for what is left at the end"
+            raise fail(ModelError, where, what, "Put lora last in student.then.")
         given = {name: possible[name] for name in inspect.signature(builder).parameters if name in possible}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """How much each part of a teacher matters, measured on sample texts: channels, heads, layers.
 
-Forward passes only, one document at a time. Widths after Muralidharan et al. 2024 (Minitron, arXiv:2407.14679, §2.2), layers
-after Men et al. 2024 (ShortGPT, arXiv:2403.03853, §3) or by what their absence does to the perplexity (Minitron, §2.2).
+Forward passes only, one document at a time. Widths after Muralidharan et al. 2024 (Minitron, arXiv:2407.14679), layers after Men
+et al. 2024 (ShortGPT, arXiv:2403.03853) or by what their absence does to the perplexity (Minitron).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def norms_of(teacher: Model) -> dict[str, nn.Module]:
 def block_influence(teacher: Model, texts: Sequence[str]) -> Tensor:
     """How much each layer turns what it reads: 1 − cosine between a layer's input and output, mean over tokens.
 
-    Men et al. 2024, arXiv:2403.03853, §3.
+    Men et al. 2024 (ShortGPT), arXiv:2403.03853.
 
     Args:
         teacher: any model whose layers are known.
@@ -176,7 +176,7 @@ def block_influence(teacher: Model, texts: Sequence[str]) -> Tensor:
 def perplexity_change(teacher: Model, texts: Sequence[str]) -> Tensor:
     """What the loss rises by, in nats a token, when a layer alone is skipped: the logarithm of the perplexity's factor.
 
-    Muralidharan et al. 2024, arXiv:2407.14679, §2.2; Kim et al. 2024 (Shortened LLaMA), arXiv:2402.02834, §3.
+    Muralidharan et al. 2024 (Minitron), arXiv:2407.14679; Kim et al. 2024 (Shortened LLaMA), arXiv:2402.02834.
 
     Args:
         teacher: a causal language model.

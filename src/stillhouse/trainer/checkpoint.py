@@ -1,9 +1,10 @@
 """The whole state of the loop on disk, so that a run that was interrupted anywhere ends as if it had not been.
 
-A checkpoint is one folder that needs nothing outside itself::
+A checkpoint is one folder that needs nothing outside itself (but weights that are not trained, where adapters are: those
+are in the run's ``before/``)::
 
     checkpoints/step-00000050/
-      state/*.safetensors    weights (tied ones once) and optimiser moments: model.<name>, optim.<name>.exp_avg …
+      state/*.safetensors    weights (trained ones, tied ones once) and optimiser moments: model.<name>, optim.<name>.exp_avg …
       best/*.safetensors     weights of the best validation so far: best.<name>; only if they are kept
       rng-00000.safetensors  the random generators of each process
       state.json             where the loop stands, what it was made from, how it computes

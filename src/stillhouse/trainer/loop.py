@@ -161,7 +161,7 @@ def train(
 
         hooks = [_hook(text) for text in section.hooks]
         _prepare(learner, section, ranks)
-        parameters = dict(learner.named_parameters())  # tied ones once
+        parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}  # tied ones once
         optimiser = make_optimiser(parameters, section)
         weights: dict[str, Tensor] = {**parameters, **_persistent_buffers(learner)}
         tensors = {f"model.{k}": t for k, t in weights.items()} | moments(parameters, optimiser)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from stillhouse.data.dialogue import dialogue
+from stillhouse.data.dialogue import converses, dialogue
 from stillhouse.data.render import Rendered, value_of
 from stillhouse.errors import DataError, fail
 
 
+@converses(lambda _: True)
 def chat(
     record: Mapping[str, Any],
     tokenizer: Any,

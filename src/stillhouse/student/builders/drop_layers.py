@@ -19,8 +19,8 @@ def drop_layers(teacher: Model, sample: Sample, *, keep: int | list[int], by: By
         keep: how many layers, spread evenly with the first and the last among them unless ``by`` says otherwise; or which,
             counted from 0.
         by: how to choose them: ``even``; ``block_influence``, those that turn their input most (ShortGPT, Men et al. 2024,
-            arXiv:2403.03853, §3); ``perplexity``, those whose absence costs most (Minitron, Muralidharan et al. 2024,
-            arXiv:2407.14679, §2.2).
+            arXiv:2403.03853); ``perplexity``, those whose absence costs most (Minitron, Muralidharan et al. 2024,
+            arXiv:2407.14679).
 
     """
     depth = len(teacher.layers)

@@ -19,7 +19,7 @@ def shrink_width(
     heads: int | None = None,
     intermediate: int | None = None,
 ) -> Model:
-    """The teacher with only its most active channels and heads (Minitron, Muralidharan et al. 2024, arXiv:2407.14679, §2).
+    """The teacher with only its most active channels and heads (Minitron, Muralidharan et al. 2024, arXiv:2407.14679).
 
     Embedding, head, norms and projections are cut together. Where the width of a head is not the configuration's own
     (GPT-2, GPT-NeoX, BERT, RoBERTa), hidden is heads × that width, so that giving one of the two gives the other.
