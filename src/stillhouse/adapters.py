@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def attach(network: PreTrainedModel, adapter: Adapter, seed: int) -> None:
         target_modules=list(adapter.modules),
         fan_in_fan_out=transposed,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, on what peft asks it
         torch.manual_seed(seed)
         get_peft_model(network, config)
 

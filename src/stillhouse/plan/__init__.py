@@ -157,19 +157,10 @@ def plan(
     trimmed = search.vocabularies(model)
     _check_possible(alternatives[0], whole, search.smallest(model, trimmed))
     fast = bool(limits) and all(limit.goal.kind == "latency" for limit in limits)
-    ordered: list[tuple[Found, tuple[str, str]]] = []
     left_out: dict[str, str] = {}
-    for these in alternatives:
-        found: list[Found] = []
-        for way in search.ways(model):
-            plain = search.search(model, way, these)
-            small = search.search_trimmed(model, way, these, trimmed)
-            found += [_by_stages(model, f, these) for f in (plain, small) if f is not None]
-            if plain is None:
-                whole_vocabulary = " with the whole vocabulary" if small else ""
-                words = " and ".join(str(limit.goal) for limit in these)
-                left_out[way] = f"its smallest{whole_vocabulary} is too large for {words}"
-        ordered += _ranked(found, whole, fast)
+    ordered = [
+        each for these in alternatives for each in _ranked(_students(model, these, trimmed, left_out), whole, fast)
+    ]
     if not ordered:
         words = "', '".join(str(limit.goal) for limit in limits)
         raise fail(RecipeError, "goal", f"no student holds '{words}' together, though each can be held", "Drop one.")
@@ -203,6 +194,30 @@ def plan(
         left_out,
         tuple(_notes(candidates, context, trimmed)),
     )
+
+
+def _students(
+    teacher: models.Model, limits: Sequence[Limit], trimmed: Sequence[int], left_out: dict[str, str]
+) -> list[Found]:
+    """The largest student of each way that holds all limits, with the whole vocabulary and with a trimmed one.
+
+    Args:
+        teacher: may be on the meta device.
+        limits: of one alternative.
+        trimmed: sizes of vocabularies.
+        left_out: gets way → why it offers none with the whole vocabulary.
+
+    """
+    found: list[Found] = []
+    for way in search.ways(teacher):
+        plain = search.search(teacher, way, limits)
+        small = search.search_trimmed(teacher, way, limits, trimmed)
+        found += [_by_stages(teacher, each, limits) for each in (plain, small) if each is not None]
+        if plain is None:
+            whole_vocabulary = " with the whole vocabulary" if small else ""
+            words = " and ".join(str(limit.goal) for limit in limits)
+            left_out[way] = f"its smallest{whole_vocabulary} is too large for {words}"
+    return found
 
 
 def _limit(goal: Goal, teacher: Tally, law: Law | None) -> Limit:

@@ -24,7 +24,7 @@ from stillhouse.plan.memory import Serving, Training
 from stillhouse.plan.search import Found
 from stillhouse.plan.sizes import Tally
 from stillhouse.plan.strategy import Band, Prescription
-from stillhouse.plan.write import TOKENS_PER_STEP, Draft, write
+from stillhouse.plan.write import TOKENS_PER_STEP, Draft, flow, write
 from stillhouse.progress import duration
 from stillhouse.report.words import bytes_of
 from stillhouse.teacher import Teacher
@@ -237,6 +237,8 @@ def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
     words = context.section.options["model"] if teacher else named
     command = shlex.join(["stillhouse", "plan", str(words if teacher else context.master.name)])
     command += "".join(f" --goal {shlex.quote(g.text)}" for g in context.goals)
+    command += "".join(f" --data {shlex.quote(path)}" for path in context.data)
+    command += f" --labelled {shlex.quote(flow(dict(context.labelled)))}" if context.labelled is not None else ""
     band = candidate.retention
     about = [
         f"Written by: {command}",
@@ -296,8 +298,8 @@ def _why_stages(candidate: Candidate, teacher: Tally) -> str:
 
 
 QUANTISE = (
-    "The guide ends such a compression with a stage that trains with quantisation in the loop. Stillhouse cannot train one yet "
-    "(issue 7): sizes as int8 or int4 are of weights rounded after training, and what that costs is not predicted."
+    "The guide ends such a compression with a stage that trains with quantisation in the loop. Stillhouse cannot train one yet: "
+    "sizes as int8 or int4 are of weights rounded after training, and what that costs is not predicted."
 )
 """What the guide asks for at aggressive compressions and is not there."""
 

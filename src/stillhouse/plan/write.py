@@ -65,20 +65,20 @@ def write(draft: Draft) -> str:
     """The recipe as YAML."""
     way, why = draft.prescription, draft.prescription.why
     lines = [line for text in draft.about for line in _comment(text)]
-    lines += [f"name: {_flow(draft.name)}", "data:", "  sources:"]
+    lines += [f"name: {flow(draft.name)}", "data:", "  sources:"]
     sources = [source_of(path, draft.labelled) for path in draft.data] or [{"name": "python_docs"}]
     if not draft.data:
         lines += _comment("Put your own text here; this is what every Python ships with, to try the recipe.", 4)
-    lines += [f"    - {_flow(source)}" for source in sources]
+    lines += [f"    - {flow(source)}" for source in sources]
     if draft.labelled is not None:
         lines += [f"  block: {draft.block}"]
     elif way.name != "conservative":
         lines += _comment("Several tasks: one source for each, so that the student keeps what they share.", 4)
-    lines += [f"teacher: {_flow(draft.teacher)}"]
+    lines += [f"teacher: {flow(draft.teacher)}"]
     lines += _stages(draft)
-    lines += [*_comment(draft.why_student), f"student: {_flow(draft.section)}"]
+    lines += [*_comment(draft.why_student), f"student: {flow(draft.section)}"]
     lines += [*_comment(f"Strategy: {why['strategy']}."), "objective:"]
-    lines += [*_comment(f"{why['alpha']}.", 2), f"  alpha: {_flow(way.alpha)}"]
+    lines += [*_comment(f"{why['alpha']}.", 2), f"  alpha: {flow(way.alpha)}"]
     lines += [f"  temperature: {way.temperature:g}"]
     lines += [*_comment(f"{why['soft']}.", 2), f"  soft: {way.soft}"]
     if way.features and draft.features and draft.labelled is not None:
@@ -111,13 +111,13 @@ def _stages(draft: Draft) -> list[str]:
         lines += _comment(f"{draft.adaptation.why}.", 2)
         lines += [
             "  - name: adapted",
-            f"    student: {_flow(draft.adaptation.student)}",
+            f"    student: {flow(draft.adaptation.student)}",
             "    objective: {alpha: 0}",
             f"    trainer: {{learning_rate: {draft.adaptation.rate:.1e}}}",
         ]
     if draft.stages:
         lines += _comment(draft.why_stages, 2)
-        lines += [f"  - {{name: {name}, student: {_flow(section)}}}" for name, section in draft.stages]
+        lines += [f"  - {{name: {name}, student: {flow(section)}}}" for name, section in draft.stages]
     return lines
 
 
@@ -142,7 +142,7 @@ def _comment(text: str, indent: int = 0) -> list[str]:
     )
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value as YAML on one line."""
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

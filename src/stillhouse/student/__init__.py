@@ -42,7 +42,7 @@ def build(
         builder = find("builder", strategy.name, where)
         options = check_options(builder, strategy.options, where)
         possible = {"sample": sample or _no_sample, "classes": classes}
-        if student.adapter is not None:
+        if student is not teacher and student.adapter is not None:  # a teacher's is merged by the time it teaches
             what = "comes after adapters, which are for what is left at the end"
             raise fail(ModelError, where, what, "Put lora last in student.then.")
         given = {name: possible[name] for name in inspect.signature(builder).parameters if name in possible}
