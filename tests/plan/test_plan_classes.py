@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from classifiers import bert, model, reviews, word_pieces
+from classifiers import bert, model, reviews, word_pieces, write
 from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
@@ -32,8 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two = bert(tokenizer, "ForSequenceClassification", num_labels=2, id2label={0: "bad", 1: "good"}, num_hidden_layers=8)
     model(two, tokenizer).save(path / "classifier")
     make_llama(make_tokenizer(), layers=8).save(path / "decoder")
-    rows = [{"sentence": row["text"], "label": row["label"]} for row in reviews(80)]
-    (path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    write(path / "train.jsonl", reviews(80))
     return path
 
 

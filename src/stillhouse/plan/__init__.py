@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,10 @@ def plan(
         raise fail(RecipeError, "goal", "none is given", f"Goals look like {', '.join(goals_.KINDS.values())}.")
     section = recipe.as_teacher(teacher) if isinstance(teacher, str) else teacher
     if labelled is not None:
-        check_options(find("format", "labelled"), dict(labelled), "labelled")
+        try:
+            check_options(find("format", "labelled"), dict(labelled), "labelled")
+        except RecipeError as error:
+            raise RecipeError(*(replace(p, way_out=p.way_out or LABELLED) for p in error.problems)) from None
         if not data:
             raise fail(RecipeError, "data", "is missing, though how it is labelled is given", LABELLED)
     raw = teachers.load(section, empty=True)
