@@ -114,7 +114,9 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option(help="Time this machine, some seconds, for latency and training time; ask the teacher about --data."),
+        typer.Option(
+            help="Time this machine, some seconds, for latency and training time; ask the teacher about --data."
+        ),
     ] = True,
 ) -> None:
     """Find students for a goal, before anything is trained: how large, how fast, how good, at what cost, and which recipe.

@@ -77,7 +77,7 @@ def _thin(linear: Any, rank: int) -> nn.Sequential:
 def _factorised(network: Any) -> Any:
     """The class that a network's class becomes, with a configuration of its own; both as names of this module."""
     plain = network.config_class
-    config = strict(
+    config: Any = strict(
         type(
             f"Factorised{plain.__name__}",
             (plain,),
@@ -100,7 +100,9 @@ def _factorised(network: Any) -> Any:
     auto.register(config, made, exist_ok=True)
     config.register_for_auto_class()
     made.register_for_auto_class(auto.__name__)  # type: ignore[attr-defined]
-    globals().update({config.__name__: config, made.__name__: made})  # where the file beside the weights is asked for them
+    globals().update(
+        {config.__name__: config, made.__name__: made}
+    )  # where the file beside the weights is asked for them
     return made
 
 

@@ -499,7 +499,8 @@ def _check_tie(folder: Path, network: PreTrainedModel, where: str) -> None:
     if first not in files:  # named otherwise, as files of some other versions and of trunks alone are
         return
     tied = bool(network.config.get_text_config().tie_word_embeddings)
-    if not tied and last not in files:
+    renamed = files.keys() - network.state_dict().keys()  # some other versions' files name the head otherwise
+    if not tied and last not in files and not renamed:
         what = f"'{folder}' says that embedding and head are two matrices, and holds no '{last}'"
         raise fail(ModelError, where, what, 'Write "tie_word_embeddings": true into config.json if they are one.')
     if tied and last in files and not torch.equal(_read(files[first], first), _read(files[last], last)):

@@ -66,7 +66,9 @@ def _as_strategies(value: Any) -> Any:
 def _as_teacher(value: Any) -> Any:
     """A bare string is a model: a GGUF file by its ending, a package by what is in it, else a folder or a hub id."""
     if isinstance(value, str):
-        gguf = not packages.holds(value, "*.safetensors") if value.startswith(packages.PREFIX) else value.endswith(".gguf")
+        gguf = (
+            not packages.holds(value, "*.safetensors") if value.startswith(packages.PREFIX) else value.endswith(".gguf")
+        )
         return {"name": "gguf" if gguf else "local", "model": value}
     return value
 

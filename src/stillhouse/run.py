@@ -281,9 +281,7 @@ def load_teacher(section: recipe.Teacher, console: Console | None) -> Teacher:
 def loading_seconds(section: recipe.Teacher) -> float | None:
     """What loading a teacher takes, about, where its source knows that it takes long."""
     source = find("teacher", section.name, "teacher")
-    seconds: float | None = getattr(source, "takes", lambda _: None)(
-        check_options(source, section.options, "teacher")
-    )
+    seconds: float | None = getattr(source, "takes", lambda _: None)(check_options(source, section.options, "teacher"))
     return seconds
 
 

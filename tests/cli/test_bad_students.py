@@ -31,7 +31,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mute = make_llama(make_tokenizer(), layers=2)
     mute.tokenizer.chat_template = None
     mute.save(folder / "mute")
-    rows = [{"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": LINES[i % 4]}]} for i in range(40)]
+    rows = [
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": LINES[i % 4]}]}
+        for i in range(40)
+    ]
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     texts = [json.dumps({"text": f"{i} {LINES[i % 4]}"}) for i in range(60)]
     (folder / "text.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -63,7 +66,10 @@ def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 STUDENTS: list[tuple[dict[str, Any], str]] = [
     ({"name": "balanced", "ratio": 0.5}, "student.ratio: 0.5 would make a student larger than its teacher"),
     ({"name": "balanced", "parameters": 10**9}, "are not between 1 and the teacher's"),
-    ({"name": "balanced", "parameters": 100}, "no student of this teacher has at most 100 parameters: the smallest has"),
+    (
+        {"name": "balanced", "parameters": 100},
+        "no student of this teacher has at most 100 parameters: the smallest has",
+    ),
     ({"name": "shrink_width", "heads": 1}, "1 heads are not whole groups: 2 query heads share"),
     ({"name": "shrink_width", "heads": 3}, "3 heads are not whole groups"),
     ({"name": "shrink_width", "hidden": 64}, "64 is not between 1 and the teacher's 32"),
@@ -82,7 +88,9 @@ STUDENTS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("verb", ["check", "run"])
 @pytest.mark.parametrize(("student", "words"), STUDENTS)
-def test_a_student_that_cannot_be(verb: str, student: dict[str, Any], words: str, material: Path, tmp_path: Path, capfd):
+def test_a_student_that_cannot_be(
+    verb: str, student: dict[str, Any], words: str, material: Path, tmp_path: Path, capfd
+):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content(material, tmp_path, student=student)), encoding="utf-8")
     assert words in refused([verb, str(path)], capfd)
@@ -117,7 +125,9 @@ def test_a_file_with_a_matrix_missing_is_no_teacher(material: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
-@pytest.mark.parametrize("how", ["chat", {"name": "prompt_response", "prompt": "p", "response": "r", "template": "chat"}])
+@pytest.mark.parametrize(
+    "how", ["chat", {"name": "prompt_response", "prompt": "p", "response": "r", "template": "chat"}]
+)
 def test_a_student_whose_tokenizer_lost_its_template(verb: str, how: Any, material: Path, tmp_path: Path, capfd):
     path = tmp_path / "recipe.yaml"
     recipe = content(material, tmp_path, student={"name": "pretrained", "model": str(material / "mute")})

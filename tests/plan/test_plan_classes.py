@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("classes")
     tokenizer = word_pieces()
     model(bert(tokenizer, num_hidden_layers=8), tokenizer).save(path / "encoder")
-    two = bert(tokenizer, "ForSequenceClassification", num_labels=2, id2label={0: "bad", 1: "good"}, num_hidden_layers=8)
+    two = bert(
+        tokenizer, "ForSequenceClassification", num_labels=2, id2label={0: "bad", 1: "good"}, num_hidden_layers=8
+    )
     model(two, tokenizer).save(path / "classifier")
     make_llama(make_tokenizer(), layers=8).save(path / "decoder")
     write(path / "train.jsonl", reviews(80))
@@ -68,7 +71,8 @@ def test_a_recipe_for_classes_loads_and_checks(teacher: str, goal: str, folder: 
 
 def test_features_first_and_then_logits(folder: Path, monkeypatch):
     """Where the compression asks for features: a schedule of two phases, the second without them."""
-    monkeypatch.setattr("stillhouse.plan.strategy.BANDS", ((1.1, 1.2, 0.95, 0.98), (1.5, 3.0, 0.9, 0.95), (50.0, 100.0, 0.8, 0.9)))
+    bands = ((1.1, 1.2, 0.95, 0.98), (1.5, 3.0, 0.9, 0.95), (50.0, 100.0, 0.8, 0.9))
+    monkeypatch.setattr(importlib.import_module("stillhouse.plan.strategy"), "BANDS", bands)
     settings = recipe.parse(yaml.safe_load(planned(folder, "encoder", "2x").best.recipe or ""))
     term = settings.objective.terms[0]
     assert term.name == "hidden_mse"
@@ -105,7 +109,9 @@ def test_the_written_recipe_runs(folder: Path, tmp_path: Path):
 def test_a_teacher_that_does_not_know_the_text_learns_it_first(tmp_path: Path):
     """Random weights know nothing; asked, they say so, and the first stage is the whole teacher on labels alone."""
     make_llama(make_tokenizer(), layers=6).save(tmp_path / "teacher")
-    (tmp_path / "text.txt").write_text("\n\n".join(f"{i} {line}" for i in range(60) for line in LINES), encoding="utf-8")
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"{i} {line}" for i in range(60) for line in LINES), encoding="utf-8"
+    )
     for path in range(60):
         (tmp_path / "texts").mkdir(exist_ok=True)
         (tmp_path / "texts" / f"{path}.txt").write_text(f"{path} {LINES[path % 4]}", encoding="utf-8")

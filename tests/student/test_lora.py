@@ -71,7 +71,9 @@ def test_it_is_the_teacher_plus_the_products(family: str, tokenizer):
     torch.testing.assert_close(told, answers(expected, IDS), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(told, answers(teacher, IDS), atol=1e-2)
     student.settle()
-    assert [name for name, _ in student.network.named_parameters()] == [n for n, _ in teacher.network.named_parameters()]
+    assert [name for name, _ in student.network.named_parameters()] == [
+        n for n, _ in teacher.network.named_parameters()
+    ]
     torch.testing.assert_close(answers(student, IDS), told, rtol=1e-3, atol=1e-3)
 
 
@@ -177,7 +179,9 @@ def test_the_student_is_an_ordinary_model_that_learned(finished: Path):
     assert not (finished / "student" / "adapter.json").exists()
     before, after = models.load(str(finished / "before")), models.load(str(finished / "student"))
     assert before.adapter is not None and after.adapter is None
-    changed = {n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(a, b)}
+    changed = {
+        n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(a, b)
+    }
     assert {name.rpartition(".layers.")[0] for name in changed} == {"network.model"}, "more than the layers was trained"
     assert all(".self_attn." in name or ".mlp." in name for name in changed)
     assert len(changed) == 14
@@ -202,7 +206,9 @@ def test_checkpoints_hold_adapters_alone(finished: Path):
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(finished: Path, tmp_path: Path, monkeypatch):
-    first = settings(tmp_path, trainer={**settings(tmp_path).to_dict()["trainer"], "hooks": [f"{__name__}:stop_at_three"]})
+    first = settings(
+        tmp_path, trainer={**settings(tmp_path).to_dict()["trainer"], "hooks": [f"{__name__}:stop_at_three"]}
+    )
     monkeypatch.setenv("STOP_AT", "3")
     with pytest.raises(KeyboardInterrupt):
         stillhouse.run(first)

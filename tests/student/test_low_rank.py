@@ -152,14 +152,24 @@ def test_ranks_that_save_nothing(rank: int, tokenizer):
 @pytest.mark.parametrize("name", ["gpt2", "neox", "bert-masked", "gemma3", "llama-classifier"])
 def test_others_are_refused(name: str, tokenizer):
     for options in ({"embedding": 6}, {"linear": 0.5}):
-        with pytest.raises(ModelError, match=r"(?s)cannot be factorised here.*Known: LlamaForCausalLM, Mistral.*Roberta"):
+        with pytest.raises(
+            ModelError, match=r"(?s)cannot be factorised here.*Known: LlamaForCausalLM, Mistral.*Roberta"
+        ):
             build(Student(name="low_rank", **options), make(name, tokenizer), sample=texts)
 
 
 # -- the linear maps of the layers --------------------------------------------------------------------------------------
 
 CLASSIFIERS = ["bert-classifier", "roberta-classifier"]
-MAPS = {"llama": 7, "llama-untied": 7, "mistral": 7, "qwen2": 7, "qwen3": 7, "bert-classifier": 6, "roberta-classifier": 6}
+MAPS = {
+    "llama": 7,
+    "llama-untied": 7,
+    "mistral": 7,
+    "qwen2": 7,
+    "qwen3": 7,
+    "bert-classifier": 6,
+    "roberta-classifier": 6,
+}
 """Family → linear maps of a layer."""
 
 
@@ -205,7 +215,9 @@ def test_one_with_thin_maps_survives_its_folder(name: str, tokenizer, tmp_path: 
 def test_a_classifier_loads_without_stillhouse(tokenizer, tmp_path: Path):
     student = thin(make("bert-classifier", tokenizer), 0.4)
     student.save(tmp_path)
-    assert alone(tmp_path, "AutoModelForSequenceClassification", "logits[0]") == str(int(answers(student, IDS)[0].argmax()))
+    assert alone(tmp_path, "AutoModelForSequenceClassification", "logits[0]") == str(
+        int(answers(student, IDS)[0].argmax())
+    )
 
 
 @pytest.mark.parametrize("name", [*KINDS, *CLASSIFIERS])
@@ -250,7 +262,8 @@ def test_moments_are_of_what_is_said_or_heard(name: str, tokenizer):
     maps = {n: m for n, m in teacher.network.named_modules() if isinstance(m, torch.nn.Linear) and ".0." in n}
     kept: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {n: [] for n in maps}
     handles = [
-        m.register_forward_hook(lambda _m, x, y, n=n: kept[n].append((x[0].detach(), y.detach()))) for n, m in maps.items()
+        m.register_forward_hook(lambda _m, x, y, n=n: kept[n].append((x[0].detach(), y.detach())))
+        for n, m in maps.items()
     ]
     found = moments_of(teacher, list(maps), texts())
     for handle in handles:
@@ -277,7 +290,10 @@ def test_one_table_serves_both_with_a_map_each(tokenizer, tmp_path: Path):
     counts = torch.ones(320)
     for token in tokenizer(texts()[0])["input_ids"]:
         counts[token] += 1
-    table, maps = network.model.embed_tokens.table.weight, (network.model.embed_tokens.up.weight.t(), network.model.norm[1].weight)
+    table, maps = (
+        network.model.embed_tokens.table.weight,
+        (network.model.embed_tokens.up.weight.t(), network.model.norm[1].weight),
+    )
     error = (counts[:, None] * (both - table @ torch.cat(maps, 1)).square()).sum()
     left = torch.linalg.svdvals(counts.sqrt()[:, None] * both)[40:].square().sum()
     torch.testing.assert_close(error, left, rtol=1e-3, atol=1e-3)

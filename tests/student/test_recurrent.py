@@ -15,10 +15,10 @@ from torch import Tensor
 from zoo import answers, make
 
 from stillhouse import models
-from stillhouse.factorised import split
 from stillhouse.models import Model
 from stillhouse.recipe import Student
 from stillhouse.student import build
+from stillhouse.student.products import split_rows
 
 IDS = torch.tensor([[5, 9, 77, 200, 31]])
 
@@ -159,7 +159,7 @@ def test_a_thinner_table_is_the_best_of_its_rank(tokenizer):
     for token in tokenizer(texts()[0])["input_ids"]:
         counts[token] += 1
     for mine, theirs in ((student.network.model.embed_tokens, teacher.network.model.embed_tokens), (student.head_layer, teacher.head_layer)):  # fmt: skip
-        torch.testing.assert_close(mine.weight, split(theirs.weight, counts, 6)[0])
+        torch.testing.assert_close(mine.weight, split_rows(theirs.weight, counts, 6)[0])
 
 
 def test_hidden_states_are_those_after_each_layer(tokenizer):

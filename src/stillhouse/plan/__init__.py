@@ -331,7 +331,9 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
             "per text is higher than per token."
         )
     if best.recipe is None:
-        notes.append(f"Sizes and speed only, as a classifier of {len(context.classes)} classes. For a recipe: {LABELLED}")
+        notes.append(
+            f"Sizes and speed only, as a classifier of {len(context.classes)} classes. For a recipe: {LABELLED}"
+        )
     if context.adaptation is not None:
         notes.append(f"{context.adaptation.why}, in the recipe's first stage.")
     elif context.known is not None:
@@ -339,7 +341,9 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
     if best.prescription.quantise:
         notes.append(QUANTISE)
     elif context.precision in ("int8", "int4") and any(g.kind in ("file", "memory") for g in context.goals):
-        notes.append(f"Sizes as {context.precision} are of weights rounded after training; what that costs is not predicted.")
+        notes.append(
+            f"Sizes as {context.precision} are of weights rounded after training; what that costs is not predicted."
+        )
     if not trimmed:
         notes.append("No candidate has a trimmed vocabulary: this tokenizer's cannot be made smaller.")
     if not any(g.kind in ("ratio", "parameters", "file", "memory", "latency") for g in context.goals):

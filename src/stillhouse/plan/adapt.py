@@ -51,7 +51,7 @@ def for_classes(teacher: Model, classes: Sequence[str]) -> Adaptation | None:
     if teacher.classifies and teacher.classes == tuple(classes):
         return None
     section = {"name": "classifier"}
-    made = student.build(recipe.Student(**section), teacher, empty=True, classes=tuple(classes))
+    made = student.build(recipe.Student.model_validate(section), teacher, empty=True, classes=tuple(classes))
     why = f"The teacher does not say these {len(classes)} classes yet: it learns them first, from the labels alone"
     return Adaptation(section, 1e-4, why, made)
 

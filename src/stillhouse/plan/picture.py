@@ -97,7 +97,11 @@ def legend(plan: Plan) -> list[str]:
     cache = "" if plan.classes else f" and a cache of {CONTEXT:,} tokens"
     lines = [
         f"{plan.precision}: the weights' file, scales included, without the tokenizer; answers in: the memory of these weights{cache}"
-        + ("." if plan.best.training is None else "; trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch."),
+        + (
+            "."
+            if plan.best.training is None
+            else "; trains in: float32 weights, gradients, AdamW, the teacher and a micro-batch."
+        ),
         f"FLOP: of {unit}, two a weight. keeps: {GUIDE} (interpolated between its bands).",
     ]
     if plan.law is not None:

@@ -50,8 +50,7 @@ def tally(model: Model) -> Tally:
     whole = reads_whole(model)
     return Tally(
         parameters=model.parameters_count,
-        used=sum(p.numel() for p in model.layers.parameters())
-        + (0 if whole or head is None else head.weight.numel()),
+        used=sum(p.numel() for p in model.layers.parameters()) + (0 if whole or head is None else head.weight.numel()),
         of_tokens=sum(w.numel() for w in {id(w): w for w in rows}.values()),
         file={precision: sum(_bytes(p, precision) for p in unique) for precision in PRECISIONS},
         layers=len(model.layers),

@@ -121,9 +121,7 @@ def _stages(draft: Draft) -> list[str]:
     return lines
 
 
-TWO_PHASES = (
-    "Two phases (TinyBERT, arXiv:1909.10351): first the features, beside which the logits are next to nothing, then these alone."
-)
+TWO_PHASES = "Two phases (TinyBERT, arXiv:1909.10351): first the features, beside which the logits are next to nothing, then these alone."
 """How a classifier learns from the inner states."""
 
 TOKENS_PER_STEP = 4096
@@ -148,8 +146,12 @@ def flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+DOCUMENT = 400
+"""Characters of a document of plain text, at least: some short paragraphs are joined."""
+
+
 def source_of(path: str, labelled: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The recipe's source for a path, by its ending.
+    """The recipe's source for a path, by its ending; plain text is cut into documents at empty lines.
 
     Args:
         path: of text.
@@ -158,4 +160,5 @@ def source_of(path: str, labelled: Mapping[str, Any] | None = None) -> dict[str,
     """
     name = next((name for ending, name in SOURCES.items() if path.endswith(ending)), "text")
     how = {} if labelled is None else {"format": {"name": "labelled", **labelled}}
-    return {"name": name, "path": path, **how}
+    cut = {"separator": "\n\n", "at_least": DOCUMENT} if name == "text" else {}
+    return {"name": name, "path": path, **cut, **how}

@@ -105,4 +105,5 @@ def _by_outputs(weight_OI: Tensor) -> bool:
 
 def _leading(moments_XX: Tensor, rank: int) -> Tensor:
     """The eigenvectors of the largest eigenvalues, [X, rank], largest first."""
-    return torch.linalg.eigh(moments_XX).eigenvectors.flip(1)[:, :rank]
+    vectors_XX: Tensor = torch.linalg.eigh(moments_XX).eigenvectors
+    return vectors_XX.flip(1)[:, :rank]

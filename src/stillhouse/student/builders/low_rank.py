@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from stillhouse.errors import ModelError, fail
 from stillhouse.factorised import CLASSES
@@ -119,7 +119,7 @@ def _factorise_embedding(weights: dict[str, Any], teacher: Model, texts: list[st
     counts_V = token_counts(teacher, texts, len(table_VH))
     if shared:  # one table for both: the best product for the two side by side
         table, both = split_rows(torch.cat([table_VH, head_VH], 1), counts_V, rank)
-        head, (up, down) = table, both.split(table_VH.shape[1], 1)
+        head, (up, down) = table, torch.split(both, table_VH.shape[1], 1)
     else:
         table, up = split_rows(table_VH, counts_V, rank)
         head, down = (table, up) if head_VH is table_VH else split_rows(head_VH, counts_V, rank)
@@ -139,4 +139,3 @@ def _factorise_layers(weights: dict[str, Any], teacher: Model, ranks: dict[str, 
         weights |= {f"{name}.0.weight": down, f"{name}.1.weight": up}
         if f"{name}.bias" in weights:
             weights[f"{name}.1.bias"] = weights.pop(f"{name}.bias")
-

@@ -14,9 +14,9 @@ from stillhouse.architectures.recurrent import (
     RecurrentForSequenceClassification,
 )
 from stillhouse.errors import ModelError, fail
-from stillhouse.factorised import split
 from stillhouse.models import Model
 from stillhouse.student.importance import Sample, token_counts
+from stillhouse.student.products import split_rows
 
 
 def recurrent(
@@ -94,4 +94,4 @@ def recurrent(
 
 def _thinner(weight_VH: Tensor, counts_V: Tensor | None, width: int) -> Tensor:
     """The matrix, or the left factor of the best product of that rank."""
-    return weight_VH if counts_V is None else split(weight_VH, counts_V, width)[0]
+    return weight_VH if counts_V is None else split_rows(weight_VH, counts_V, width)[0]
