@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from stillhouse.report import report
+from stillhouse.report import model_card, report
 
 
 def test_each_filter_is_told_with_its_examples(page: str, html: ModuleType) -> None:
@@ -44,3 +44,8 @@ def test_facts_are_not_told_twice(page: str, html: ModuleType) -> None:
 def test_no_filter_no_card(run: Path, example: ModuleType, html: ModuleType) -> None:
     example.put_json(run / "data" / "manifest.json", {"facts": {"documents": 3}})
     assert "What the filters took out" not in html.parse(report(run).read_text(encoding="utf-8")).text
+
+
+def test_what_was_taken_out_is_not_in_the_model_card(run: Path) -> None:
+    text = model_card(run)
+    assert "filtered" in text and "To be continued" not in text and "contamination" not in text

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stillhouse.report import artefacts, page, words
+from stillhouse.report import artefacts, filters, page, words
 from stillhouse.report.read import Run
 from stillhouse.report.words import escape_markdown, fence
 
@@ -101,7 +101,7 @@ def _made(run: Run) -> str:
         ("Steps", f"{_name(trainer.get('steps', '?'))} of {_name(trainer.get('tokens_per_step', '?'))} tokens"),
     ]
     text = "| | |\n| --- | --- |\n" + "\n".join(f"| {k} | {escape_markdown(v)} |" for k, v in rows)
-    facts = page.flat(run.facts)[:12]
+    facts = page.flat(filters.others(run.facts))[:12]
     if facts:
         text += "\n\nThe data, counted:\n\n| | |\n| --- | --- |\n"
         text += "\n".join(f"| {escape_markdown(k)} | {escape_markdown(v)} |" for k, v in facts)

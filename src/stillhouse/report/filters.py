@@ -77,6 +77,11 @@ def diversity(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(str(name).replace("_", "-"), words.plain(before[name]), words.plain(after.get(name))) for name in before]
 
 
+def others(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of the data stage that are not told here."""
+    return {name: value for name, value in facts.items() if name not in ("filters", "diversity")}
+
+
 def _example(each: Mapping[str, Any]) -> Example:
     return Example(*(str(each.get(key) or "") for key in ("record", "why", "text")))
 

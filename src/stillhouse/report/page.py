@@ -271,7 +271,7 @@ def build(run: Run) -> Page:
         manners=_manners(run.samples),
         endless=_endless(run.samples),
         environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
-        facts=flat({name: value for name, value in run.facts.items() if name not in ("filters", "diversity")}),
+        facts=flat(filters.others(run.facts)),
         filters=filters.taken(run.facts, private),
         diversity=filters.diversity(run.facts),
         counts=flat(mapping(run.evaluation.get("counts"))),
