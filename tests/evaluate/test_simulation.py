@@ -83,3 +83,12 @@ def test_the_smallest_difference_that_is_decided_is_decided_with_its_power():
         got = st.mean(rng.normal(shift * 1.0, sample.se * math.sqrt(200), 200), np.arange(200))
         found += st.t_tests(got)[0] <= 0.05
     assert found / 1500 == pytest.approx(0.8, abs=0.04)
+
+
+def test_none_of_sixty_is_not_surely_none():
+    none, all_, some = (st.share(np.array(x, dtype=float), np.arange(60)) for x in ([0] * 60, [1] * 60, [1, 0] * 30))
+    assert (none.low, none.high) == (0.0, pytest.approx(st.wilson(0, 60)[1]))
+    assert (all_.low, all_.high) == (pytest.approx(st.wilson(60, 60)[0]), 1.0)
+    assert some.high == pytest.approx(st.mean(np.array([1.0, 0.0] * 30), np.arange(60)).high)
+    twins = st.share(np.zeros(60), np.arange(60) // 10)
+    assert twins.high == pytest.approx(st.wilson(0, 6)[1]), "six clusters know less than sixty items"

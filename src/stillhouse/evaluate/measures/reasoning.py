@@ -46,7 +46,7 @@ def reasoning(
             points = []
             for k in sorted(set(steps_N.tolist()) - {0}):
                 rows = steps_N == k
-                share = wording.within(statistics.mean(task.score(role)[rows], task.cluster[rows]), 0, 1).scaled(100)
+                share = statistics.share(task.score(role)[rows], task.cluster[rows]).scaled(100)
                 estimates.append(estimate(f"{task.task}: right at {k} steps", role, share, "%", int(rows.sum())))
                 points.append(Point(float(k), share.value, share.low, share.high, int(rows.sum())))
             series.append(Series(f"{task.task}, {role}", tuple(points), role))

@@ -125,7 +125,7 @@ def _estimates(one: Skill) -> list[Estimate]:
     name, n, cluster = one.task.task, one.task.size, one.task.cluster
     found = [Estimate(f"{name}: {one.floor.what}", "floor", one.floor.mean * 100, None, None, "%", n)]
     for role, right_N in one.right.items():
-        share = wording.within(statistics.mean(right_N, cluster), 0, 1)
+        share = statistics.share(right_N, cluster)
         found.append(estimate(f"{name}: right", role, share.scaled(100), "%", n))
     if not one.informative:
         return found

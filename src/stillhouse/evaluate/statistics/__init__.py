@@ -7,7 +7,7 @@ tests at once), ``planning`` (how many items it takes); ``distributions`` beneat
 
 from __future__ import annotations
 
-from stillhouse.evaluate.statistics.counts import mcnemar, wilson
+from stillhouse.evaluate.statistics.counts import mcnemar, share, wilson
 from stillhouse.evaluate.statistics.distance import further
 from stillhouse.evaluate.statistics.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 from stillhouse.evaluate.statistics.families import benjamini_hochberg, holm
@@ -39,6 +39,7 @@ __all__ = [
     "quantile_statistic",
     "ratio",
     "retention",
+    "share",
     "sign_flip",
     "smallest_decided",
     "t_cdf",

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stillhouse.evaluate.records import FloatArray
 from stillhouse.evaluate.statistics.distributions import normal_quantile
+from stillhouse.evaluate.statistics.means import Interval, mean
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -28,3 +34,19 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     middle = (share + z**2 / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / shrink
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
+
+
+def share(right_N: FloatArray, cluster_N: NDArray[np.generic]) -> Interval:
+    """The share of items that are right, with its cluster-robust interval inside 0 … 1.
+
+    Where all are right, or none, the spread that was seen is 0 and says nothing: Wilson's interval for as many clusters.
+
+    Args:
+        right_N: scores from 0 to 1.
+        cluster_N: the cluster of each item.
+    """
+    found = mean(right_N, cluster_N)
+    if found.value in (0.0, 1.0):
+        low, high = wilson(round(found.value) * found.clusters, found.clusters)
+        return replace(found, low=low, high=high)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
