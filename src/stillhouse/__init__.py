@@ -16,6 +16,7 @@ from stillhouse.recipe import Recipe, load, parse
 if TYPE_CHECKING:
     from stillhouse.check import check
     from stillhouse.plan import plan
+    from stillhouse.profile import profile
     from stillhouse.report import report
     from stillhouse.run import evaluate, run
     from stillhouse.teacher.distribution import inspect
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "parse",
     "plan",
+    "profile",
     "report",
     "run",
 ]
@@ -44,6 +46,7 @@ _VERBS = {
     "evaluate": "stillhouse.run",
     "inspect": "stillhouse.teacher.distribution",
     "plan": "stillhouse.plan",
+    "profile": "stillhouse.profile",
     "report": "stillhouse.report",
     "run": "stillhouse.run",
 }

@@ -294,6 +294,25 @@ def evaluate(
 
 
 @app.command()
+def profile(
+    run: RunFolder,
+    prompt: Annotated[int, typer.Option(min=1, max=768, help="Tokens that are read first.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, max=200, help="Tokens written after them, in each block.")] = 32,
+    blocks: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 8,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")] = None,
+) -> None:
+    """Time a run's teacher, student and exported files, in turns, and tell where the time goes.
+
+    Each runs in a process of its own: its memory and its start are what a user will see. See docs/profile.md.
+    """
+    from stillhouse.profile import profile as verb
+    from stillhouse.profile import show
+
+    console = Console()
+    show(verb(run, prompt=prompt, tokens=tokens, blocks=blocks, threads=threads, console=console), console)
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html and model card again from its files."""
     from stillhouse.report import report as verb

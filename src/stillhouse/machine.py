@@ -148,6 +148,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def measure_bandwidth(megabytes: int = 128, seconds: float = 0.3) -> float:
+    """What memory delivers to one copy, in GB/s (a byte copied is one read and one written): the best that fits in the time."""
+    source = torch.zeros(megabytes * 250_000)
+    target = torch.empty_like(source)
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        target.copy_(source)
+        best = max(best, 2e-9 * 4 * source.numel() / (time.perf_counter() - start))
+    return best
+
+
 def has_vnni() -> bool:
     """Whether the processor adds products of 8-bit numbers exactly (VNNI, or Arm's dot product); without it pairs saturate at 16 bits."""
     if platform.machine().lower() in ("arm64", "aarch64"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
 from stillhouse.errors import RecipeError
+from stillhouse.profile import profile, show
 
 
 def recipe_for(folder: Path, *overrides: str) -> stillhouse.Recipe:
@@ -40,6 +43,16 @@ def test_a_gguf_file_stands_in_the_run_and_on_its_page(tmp_path: Path):
     assert records["gguf-q8_0"]["path"] in page and "## Other files" in card
     tested = "difference" in records["gguf-q8_0"]
     assert tested == (importlib.util.find_spec("llama_cpp") is not None)
+    found = profile(run, prompt=8, tokens=6, blocks=2, threads=1)
+    assert [m.name for m in found.models] == ["teacher", "student", *(["gguf-q8_0"] if tested else [])]
+    for model in found.models:
+        assert len(model.prefill) == 2 and len(model.steps) == 12 and min(model.steps) > 0
+        assert model.cold > model.loaded["load_seconds"] and 30e6 < model.peak < 2e9
+    assert "times fewer parameters" in found.explained[0]
+    parts = found.models[1].parts
+    assert parts is not None and 0 < parts["head"] + parts["matrices"] < parts["all"]
+    show(found, Console(file=io.StringIO()))
+    assert json.loads((run / "profile.json").read_text(encoding="utf-8"))["blocks"] == 2
     was = (run / "exports.json").read_bytes()
     stillhouse.run(recipe_for(tmp_path))
     assert (run / "exports.json").read_bytes() == was

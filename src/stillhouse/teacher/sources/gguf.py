@@ -62,6 +62,11 @@ def gguf(*, model: str, empty: bool = False) -> models.Model:
     return models.load(str(folder), name=name, where="teacher.model", empty=empty)
 
 
+def read_into(model: str) -> Path:
+    """The folder that a file, or ``pkg:NAME``, is read into when it is first loaded; it may not be there yet."""
+    return _kept(_path(model))
+
+
 def _path(model: str) -> Path:
     return inside_package(model, "*.gguf", "teacher.model") if model.startswith(PREFIX) else Path(model)
 
