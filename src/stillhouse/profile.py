@@ -197,9 +197,9 @@ def explain(rows: Sequence[Timed]) -> list[str]:
     for size, part, what in pairs:
         smaller = sizes["teacher"][size] / max(1, sizes["student"][size])
         told.append(f"{what.capitalize()}: {smaller:.1f} times fewer, {slow[part] / fast[part]:.1f} times faster.")
-    rest = [parts["all"] - parts["head"] - parts["matrices"] for parts in (slow, fast)]
+    others = [parts["all"] - parts["head"] - parts["matrices"] for parts in (slow, fast)]
     told.append(
-        f"All else: {rest[0] / rest[1]:.1f} times faster; its time follows the number of layers, not their width."
+        f"All else: {others[0] / others[1]:.1f} times faster; its time follows the number of layers, not their width."
     )
     peak = machine.measure_bandwidth()
     reached = {
