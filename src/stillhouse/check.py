@@ -124,12 +124,24 @@ def filter_problems(settings: recipe.Recipe) -> list[Problem]:
 def class_problems(section: recipe.Data) -> list[Problem]:
     """What is wrong with a corpus of labelled texts, before it is read."""
     problems = []
-    for i, source in enumerate(section.sources):
+    for source, where in section.all_sources:
         if recipe.classes_of(source) != section.classes:
             what = "has other classes than the first source, or only one of the two has any"
-            problems.append(
-                Problem(f"data.sources.{i}.format", what, "Give all sources the same classes in one order.")
-            )
+            problems.append(Problem(f"{where}.format", what, "Give all sources the same classes in one order."))
+        unknown = section.classes and source.format.options.get("label", "") is None
+        if unknown and not where.startswith("data.sources"):
+            what = "has no labels, and what is held out is judged by them"
+            problems.append(Problem(f"{where}.format.label", what, "Name the field of the class."))
+    own = section.validation_sources or section.test_sources or section.augment
+    if section.filters and (own or any(source.format.options.get("label", "") is None for source in section.sources)):
+        what = "judge documents to learn from beside a share of them held out, all of them with labels"
+        way_out = (
+            "Filter the files before, in a recipe without validation_sources, test_sources, augment and label: null."
+        )
+        problems.append(Problem("data.filters", what, way_out))
+    if section.augment and not section.classes:
+        what = "makes texts of which only the class is asked, and the data has no classes"
+        problems.append(Problem("data.augment", what, "Leave it out."))
     if section.classes and writing(section):
         what = "lets the student write, and a classifier writes nothing"
         problems.append(Problem("data.sampler", what, "Leave it out."))
@@ -152,12 +164,10 @@ def task_problems(section: recipe.Data) -> list[Problem]:
     problems = []
     names = section.task_names
     if names:
-        for i, source in enumerate(section.sources):
-            if not source.task:
-                what = "belongs to no task, and other sources do"
-                problems.append(
-                    Problem(f"data.sources.{i}", what, f"Give it one: task: {names[0]}, or one of its own.")
-                )
+        for source, where in section.all_sources:
+            if source.task not in names:
+                what = f"belongs to no task{' that is learned' if source.task else ''}, and other sources do"
+                problems.append(Problem(where, what, f"Give it one: task: {names[0]}, or one of its own."))
     for name in section.tasks:
         if name not in names:
             hint = did_you_mean(name, names) if names else f"Name it at a source: {{task: {name}, name: jsonl, …}}."
@@ -191,9 +201,10 @@ def task_problems(section: recipe.Data) -> list[Problem]:
 
 def strategies(settings: recipe.Recipe) -> Iterator[tuple[str, recipe.Strategy, str]]:
     """Every strategy that a recipe names: its kind, itself, and where it stands."""
-    for i, source in enumerate(settings.data.sources):
-        yield "source", source, f"data.sources.{i}"
-        yield "format", source.format, f"data.sources.{i}.format"
+    for source, where in settings.data.all_sources:
+        yield "source", source, where
+        yield "format", source.format, f"{where}.format"
+    yield from (("augmentation", each, f"data.augment.{i}") for i, each in enumerate(settings.data.augment))
     yield "mixture", settings.data.mixture, "data.mixture"
     for i, sampler in enumerate(settings.data.sampler):
         yield "sampler", sampler, "data.sampler" if len(settings.data.sampler) == 1 else f"data.sampler.{i}"
@@ -365,21 +376,25 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
         StillhouseError: one of them cannot be made, or does not fit the data; where sizes grow from stage to stage.
 
     """
-    from stillhouse import student, teacher
+    from stillhouse import models, student, teacher
 
     made = [teacher.load(settings.teacher, empty=True).model]
     count = len(settings.stages)
     places = [*(f"stages.{i} ({stage.name}), " for i, stage in enumerate(settings.stages)), ""]
-    for part, place in zip((*(settings.stage(i) for i in range(count)), settings), places, strict=True):
+    teachers = _teachers(settings)
+    for i, part in enumerate((*(settings.stage(i) for i in range(count)), settings)):
         try:
-            pupil = student.build(part.student, made[-1], empty=True, classes=part.data.classes)
+            begins = part.student.start if i == 0 or settings.stages[i - 1].teaches else None
+            base = made[-1] if begins is None else models.load(begins, empty=True, where="student.start")
+            pupil = student.build(part.student, base, empty=True, classes=part.data.classes)
             match_classes(part, pupil)
             match_layers(part.objective, pupil)
             match_template(part, pupil.tokenizer, made[0].tokenizer)
             if count:
-                match_sizes(made[-1], pupil)
+                match_sizes(made[teachers[i]], pupil)
         except StillhouseError as error:
-            raise type(error)(*(Problem(place + p.where, p.what, p.way_out) for p in error.problems)) from error
+            where = places[i]
+            raise type(error)(*(Problem(where + p.where, p.what, p.way_out) for p in error.problems)) from error
         made.append(pupil)
     match_exports(settings.export, made[-1])
     return made
@@ -476,6 +491,14 @@ def match_layers(objective: recipe.Objective, pupil: Model) -> None:
         raise RecipeError(*(Problem(f"objective, '{term.name}'", what, way_out) for term in wrong))
 
 
+def _teachers(settings: recipe.Recipe) -> list[int]:
+    """Of each stage and of the student, who teaches there: which of ``models_of``."""
+    found = [0]
+    for i, stage in enumerate(settings.stages):
+        found.append(i + 1 if stage.teaches else found[-1])
+    return found
+
+
 def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher, Model] | None = None) -> Costs:
     """What a run will take: exact sizes from empty models, the rest estimated.
 
@@ -498,7 +521,8 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
     sections = [*(settings.stage(i) for i in range(len(settings.stages))), settings]
     chain = models_of(settings) if made is None else [made[0].model, made[1]]
     sections = sections[-(len(chain) - 1) :]
-    links = list(zip(sections, chain, chain[1:], strict=False))
+    teachers = [chain[i] for i in (_teachers(settings) if made is None else [0])]
+    links = list(zip(sections, teachers, chain[1:], strict=True))
     operations = sum(_operations(*link) for link in links)
     memory = max(_memory(*link) for link in links)
     seconds = None

@@ -42,7 +42,8 @@ def sampled(
     """
     section = settings.data
     choosing = [sampler for sampler in section.sampler if not data.writes(sampler)]
-    pieces: Any = WithoutBytes(corpus.train)
+    # without a teacher there is nothing to learn from text that only it could label
+    pieces: Any = WithoutBytes(corpus.labelled if speaking is None else corpus.train)
     if section.task_names or choosing:
         stream = streamed(section, corpus, folder, None if control else partial(measured, speaking, console))
         for sampler in choosing:

@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "source": "data/sources",
     "format": "data/formats",
     "filter": "data/filters",
+    "augmentation": "data/augmentations",
     "teacher": "teacher/sources",
     "builder": "student/builders",
     "mixture": "data/mixtures",

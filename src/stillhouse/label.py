@@ -93,7 +93,7 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
     store.drop_broken()
 
     def missing() -> Iterator[tuple[Batch, list[bool]]]:
-        for side in (corpus.train, corpus.validation):
+        for side in dict.fromkeys((corpus.train, corpus.validation, corpus.test)):
             for batch, _bytes in side.all(settings.trainer.micro_tokens):
                 # whole batches go to one part: what the teacher computes together must not depend on the parts
                 if int(batch.keys[0][:12], 16) % parts == number - 1:
@@ -137,6 +137,8 @@ def pieces_of(batch: Batch, teacher: Teacher, codec: Codec, there: list[bool], d
 def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Console | None) -> Any:
     """The tokenizer of the recipe's text: the teacher's own, or that of a student which kept some of its tokens.
 
+    Of texts with classes it is always the teacher's: what it says of a whole text holds in any tokens.
+
     Args:
         settings: the recipe.
         source: the teacher, as the recipe names it.
@@ -146,6 +148,8 @@ def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Conso
     Raises:
         StillhouseError: the student cannot be made.
     """
+    if settings.data.classes:
+        return model.tokenizer
     shape = student.build(settings.student, weights(source, empty=True), empty=True, classes=settings.data.classes)
     if tokenizer_fingerprint(shape.tokenizer) == tokenizer_fingerprint(model.tokenizer):
         return model.tokenizer

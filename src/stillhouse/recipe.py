@@ -100,6 +100,13 @@ class Task(Section):
     """How often any of its text is read at most; without limit if not given."""
 
 
+class Augmentation(Strategy):
+    """Texts made of those to learn from, for the teacher to judge: ``{name: replace_words, model: …, copies: 8}``."""
+
+    copies: int = Field(default=4, ge=1)
+    """How many are made of each text."""
+
+
 class Data(Section):
     """What is learned from."""
 
@@ -109,6 +116,12 @@ class Data(Section):
     """Tokens of the longest piece; longer documents are cut into pieces."""
     validation: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Share of the documents held out, whole, for validation and evaluation; never trained on."""
+    validation_sources: Annotated[tuple[Source, ...], BeforeValidator(_as_list)] = ()
+    """Texts held out instead of a share of the sources: a task's own file; never trained on, wherever else they stand."""
+    test_sources: Annotated[tuple[Source, ...], BeforeValidator(_as_list)] = ()
+    """Texts that the evaluation alone reads, instead of those of the validation; never trained on either."""
+    augment: Annotated[tuple[Augmentation, ...], BeforeValidator(_as_list)] = ()
+    """Of texts with classes: more of them made of those to learn from, of which only the teacher says the class."""
     end_token: str | None = None
     """The token that ends a document; the tokenizer's own end token if not given."""
     long_prompts: Literal["error", "drop"] = "error"
@@ -138,6 +151,12 @@ class Data(Section):
         """Names of the tasks, in the order in which sources name them; none where there are no tasks."""
         return tuple(dict.fromkeys(source.task for source in self.sources if source.task))
 
+    @property
+    def all_sources(self) -> tuple[tuple[Source, str], ...]:
+        """Every source, to learn from and held out, each with its place in the recipe."""
+        groups = ("sources", "validation_sources", "test_sources")
+        return tuple((each, f"data.{name}.{i}") for name in groups for i, each in enumerate(getattr(self, name)))
+
 
 class Teacher(Strategy):
     """Who teaches: a strategy of the kind teacher, ``{name: gguf, model: teacher.gguf}``, or just a hub id, folder or file."""
@@ -151,6 +170,8 @@ class Student(Strategy):
 
     then: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
     """Further builders, each given what the one before made: ``then: [{name: trim_vocabulary, size: 16000}]``."""
+    start: str | None = None
+    """A model's folder, package or hub id that it is made from; the teacher if not given."""
 
 
 class Loss(Strategy):
@@ -329,6 +350,8 @@ class Stage(Section):
     """What the stage is called; its run lies in the folder stages/<name> of the recipe's."""
     student: Student
     """Who learns in this stage, made from who teaches in it: the recipe's teacher, then each stage's student."""
+    teaches: bool = True
+    """Whether it teaches what follows. If not, what follows is made from it, and taught by whoever taught it: two phases."""
     data: dict[str, Any] = {}
     """Keys of the section `data` that differ in this stage."""
     objective: dict[str, Any] = {}
@@ -368,7 +391,7 @@ class Recipe(Section):
             "name": f"{self.name}-{stage.name}",
             "run": str(self.folder / "stages" / stage.name),
             "teacher": self.taught_by(index).model_dump(mode="json"),
-            "student": stage.student.model_dump(mode="json"),
+            "student": stage.student.model_dump(mode="json") | {"start": self.made_from(index)},
             "stages": (),
             "export": {},
         }
@@ -376,10 +399,21 @@ class Recipe(Section):
 
     def taught_by(self, index: int) -> Teacher:
         """Who teaches in a stage, counted from 0; after the last stage, who teaches the student."""
-        if index == 0:
+        before = [i for i, stage in enumerate(self.stages[:index]) if stage.teaches]
+        if not before:
             return self.teacher
-        before = self.folder / "stages" / self.stages[index - 1].name / "student"
-        return Teacher.model_validate({"name": "local", "model": str(before), "dtype": self.teacher.dtype})
+        return Teacher.model_validate(
+            {"name": "local", "model": self._student_of(before[-1]), "dtype": self.teacher.dtype}
+        )
+
+    def made_from(self, index: int) -> str | None:
+        """What a stage's student is made from, counted as there; None for who teaches it."""
+        goes_on = index > 0 and not self.stages[index - 1].teaches
+        own = self.student if index == len(self.stages) else self.stages[index].student
+        return self._student_of(index - 1) if goes_on else own.start
+
+    def _student_of(self, index: int) -> str:
+        return str(self.folder / "stages" / self.stages[index].name / "student")
 
     @property
     def reference(self) -> Teacher:
@@ -394,6 +428,7 @@ class Recipe(Section):
         on_the_way = [self.stage(i).trainer for i in range(skipped, len(self.stages))]
         tokens = sum(each.steps * each.tokens_per_step for each in (*on_the_way, self.trainer))
         content = self.to_dict()
+        content["student"] = self._whole_way().model_dump(mode="json")
         content["trainer"]["steps"] = round(tokens / self.trainer.tokens_per_step)
         content["evaluate"] |= {"control": False, "direct": False, "reference": "teacher"}
         content |= {
@@ -404,6 +439,14 @@ class Recipe(Section):
             "export": {},
         }
         return Recipe.model_validate(content)
+
+    def _whole_way(self) -> Student:
+        """All builders of the student, those of the phases that it goes on from first."""
+        teaching = [i for i, stage in enumerate(self.stages) if stage.teaches]
+        phases = [*(stage.student for stage in self.stages[max(teaching, default=-1) + 1 :]), self.student]
+        builders = [each for phase in phases for each in (Strategy(name=phase.name, **phase.options), *phase.then)]
+        first = {"name": builders[0].name, **builders[0].options}
+        return Student.model_validate({**first, "then": builders[1:], "start": phases[0].start})
 
     @property
     def folder(self) -> Path:

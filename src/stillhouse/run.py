@@ -310,13 +310,16 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
         if (place / "config.json").is_file():
             return
 
+        begins = settings.made_from(len(settings.stages))
+        base = master.model if begins is None else models.load(begins, where="student.start")
+
         def sample() -> list[str]:
-            return data.sample(settings.data, master.tokenizer, teacher=master)
+            return data.sample(settings.data, base.tokenizer, teacher=master)
 
         left = measuring_seconds(settings.student, master) if console else None
         with timed(console, "Making the student", left):
             pupil = student.build(
-                settings.student, master.model, settings.trainer.seed, sample=sample, classes=settings.data.classes
+                settings.student, base, settings.trainer.seed, sample=sample, classes=settings.data.classes
             )
             match_classes(settings, pupil)
             match_layers(settings.objective, pupil)
@@ -534,7 +537,7 @@ def collect(
     shape = models.load(str(folder / "before"), empty=True)
     tutor = tutor_of(settings, precise, shape.tokenizer, corpus.text_of)
     loaders = loaders_of(folder, settings)
-    batches = list(corpus.validation.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
+    batches = list(corpus.test.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
     counts_V = corpus.train.label_counts(shape.outcomes)
 
     def end(of: Any) -> int:
@@ -581,8 +584,9 @@ def in_float32(model: Model) -> Model:
 
 def describe(facts: dict[str, Any]) -> str:
     """A corpus in a line."""
-    sides: Sequence[str] = ("train", "validation")
+    words = {"train": "to learn from", "validation": "held out", "test": "to evaluate on"}
     return "; ".join(
         f"{facts[side]['documents']:,} documents, {facts[side]['tokens']:,} tokens {word}"
-        for side, word in zip(sides, ("to learn from", "held out"), strict=True)
+        for side, word in words.items()
+        if side in facts
     )

@@ -42,8 +42,8 @@ class Batch:
         seen_D: which tokens of its document each token sees, [T, T] booleans for each of the D documents of T tokens; None
             where it sees all before it. The whole is None if that is so of all. For documents that branch: answers to one
             question, whose text is read once.
-        truth_N: 1 where the label is a true outcome, 0 where it is the student's own sample, which no loss on labels may
-            learn from; float32; None if all are true.
+        truth_N: 1 where the label is a true outcome, 0 where it is the student's own sample or not known, which no loss on
+            labels may learn from; float32; None if all are true.
     """
 
     input_ids_P: Tensor

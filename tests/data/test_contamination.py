@@ -20,6 +20,7 @@ from stillhouse.data import prepare
 from stillhouse.data.evaluation_sets import COMMON, Index
 from stillhouse.data.filters.contamination import contamination
 from stillhouse.data.grams import words
+from stillhouse.data.store import VALIDATION
 from stillhouse.errors import DataError, RecipeError
 from stillhouse.recipe import Data
 
@@ -132,7 +133,7 @@ def sides(folder: Path) -> tuple[list[str], list[str]]:
     ends = np.load(folder / "text_ends.npy").tolist()
     raw = np.load(folder / "texts.npy").tobytes()
     texts = [raw[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    held_out = np.load(folder / "documents.npy")["validation"].tolist()
+    held_out = (np.load(folder / "documents.npy")["side"] == VALIDATION).tolist()
     return (
         [t for t, h in zip(texts, held_out, strict=True) if not h],
         [t for t, h in zip(texts, held_out, strict=True) if h],

@@ -23,7 +23,7 @@ from stillhouse.data import prepare, screening, spool
 from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import Seen, sides
+from stillhouse.data.store import VALIDATION, Seen, sides
 from stillhouse.errors import DataError, RecipeError, RunError
 from stillhouse.recipe import Data
 
@@ -291,11 +291,13 @@ def test_tasks_hold_out_their_own_also_with_filters(tokenizer: Any, tmp_path: Pa
     texts = kept_texts(tmp_path / "data")
     for task in (0, 1):
         mine = table["task"] == task
-        assert table["validation"][mine].any() and not table["validation"][mine].all()
+        assert (table["side"] == VALIDATION)[mine].any() and not (table["side"] == VALIDATION)[mine].all()
     held_out = [
-        t.removeprefix("before ").removesuffix(" after") for t, v in zip(texts, table["validation"], strict=True) if v
+        t.removeprefix("before ").removesuffix(" after")
+        for t, v in zip(texts, (table["side"] == VALIDATION), strict=True)
+        if v
     ]
-    assert not any(h in t for h in held_out for t, v in zip(texts, table["validation"], strict=True) if not v)
+    assert not any(h in t for h in held_out for t, v in zip(texts, (table["side"] == VALIDATION), strict=True) if not v)
 
 
 def test_no_document_changes_its_side(tokenizer: Any, tmp_path: Path) -> None:
@@ -305,7 +307,9 @@ def test_no_document_changes_its_side(tokenizer: Any, tmp_path: Path) -> None:
     for name, filters in (("all", []), ("some", [{"name": "length", "least": 20}])):
         corpus_of(rows, filters, tmp_path / name, tokenizer)
         table = np.load(tmp_path / name / "documents.npy")
-        sides.append(dict(zip([k.tobytes() for k in table["key"]], table["validation"].tolist(), strict=True)))
+        sides.append(
+            dict(zip([k.tobytes() for k in table["key"]], (table["side"] == VALIDATION).tolist(), strict=True))
+        )
     assert len(sides[1]) == 50 and sides[1].items() <= sides[0].items()
 
 

@@ -27,6 +27,7 @@ def scored(p_teacher: np.ndarray, q: np.ndarray, labels: np.ndarray) -> Scores:
         accept=np.minimum(p_teacher, q).sum(axis=1),
         conf=q.max(axis=1),
         correct=(q.argmax(1) == labels).astype(float),
+        said=q.argmax(1).astype(float),
     )
 
 
@@ -62,7 +63,11 @@ class World:
             roles={
                 "teacher": scored(p, p, self.labels),
                 **roles,
-                "floor": Scores(floor, correct=(self.labels == counts.argmax()).astype(float)),
+                "floor": Scores(
+                    floor,
+                    correct=(self.labels == counts.argmax()).astype(float),
+                    said=np.full(self.n, float(counts.argmax())),
+                ),
             },
         )
 

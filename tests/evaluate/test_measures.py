@@ -309,10 +309,10 @@ def test_another_seed_moves_only_what_is_resampled(healthy: Items) -> None:
 @pytest.mark.parametrize("name", names("measure"))
 def test_every_measure_asks_its_question_and_says_its_numbers(name: str, healthy: Items) -> None:
     measure = find("measure", name)
-    options = check_options(measure, {}, name)
+    options = check_options(measure, {"outside": "3"} if name == "out_of_scope" else {}, name)
     if name == "route":
         healthy = healthy.with_role("direct", healthy.roles["control"])
-    tables = {"items": healthy, "answers": every_kind()}
+    tables = {"items": healthy, "answers": every_kind(), "classes": [str(i) for i in range(OUTCOMES)]}
     takes = inspect.signature(measure).parameters
     got = measure(**{key: table for key, table in tables.items() if key in takes}, **options)
     assert got.name == name

@@ -111,7 +111,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     records.write(path, small())
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"stillhouse.items": "99"}), path)
-    with pytest.raises(RunError, match="schema 99; this version reads schema 1"):
+    with pytest.raises(RunError, match="schema 99; this version reads schema 2"):
         records.read(path)
     pq.write_table(table.drop_columns(["kl"]), path)
     with pytest.raises(RunError, match="columns missing: kl"):

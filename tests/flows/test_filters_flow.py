@@ -12,6 +12,7 @@ from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
 from stillhouse.data.grams import words
+from stillhouse.data.store import VALIDATION
 
 pytest.importorskip("rensa")
 WORDS = " ".join(LINES).split()
@@ -25,7 +26,7 @@ def text(number: int) -> str:
 def texts_of(folder: Path) -> tuple[list[str], list[bool]]:
     ends = np.load(folder / "text_ends.npy").tolist()
     raw = np.load(folder / "texts.npy").tobytes()
-    held_out = np.load(folder / "documents.npy")["validation"].tolist()
+    held_out = (np.load(folder / "documents.npy")["side"] == VALIDATION).tolist()
     return [raw[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)], held_out
 
 

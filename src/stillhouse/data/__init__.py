@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillhouse.data import pace, screening
+from stillhouse.data.augment import augmented
 from stillhouse.data.reading import Record
-from stillhouse.data.render import NO_LOSS, PAIR, Example, Rendered, classified, end_token, fit, tokenise
-from stillhouse.data.store import COLUMNS, DOCUMENT, Column, Seen, below, column, sides
+from stillhouse.data.render import NO_LOSS, PAIR, UNKNOWN, Example, Rendered, classified, end_token, fit, tokenise
+from stillhouse.data.store import COLUMNS, DOCUMENT, TEST, TRAIN, VALIDATION, Column, Seen, below, column, sides
 from stillhouse.errors import DataError, Problem, fail
 from stillhouse.files import atomic_folder, sha256_file, write_json
 from stillhouse.find import check_options, find
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, float | None, bool], None]
 """``progress(text, left, at_least)``: what is done; seconds left, None where that is not known; whether it may be more."""
 
-_FORMAT = 3
+_FORMAT = 4
 """Version of the arrays on disk."""
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -53,22 +55,27 @@ class Corpus:
 
     Args:
         train: documents to learn from.
+        labelled: those of them whose labels are known, which can be learned from without a teacher.
         validation: held-out documents, none of whose texts is in ``train``.
+        test: those that are evaluated on, none of whose texts is in ``train`` either: the recipe's, else ``validation``.
         facts: what was read, kept and left out, as plain values.
         text_of: an example's key → its text, whole, as it was tokenised.
     """
 
     train: Pieces
+    labelled: Pieces
     validation: Pieces
+    test: Pieces
     facts: dict[str, Any]
     text_of: Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """A source with its format, options checked."""
+    """A source with its format, options checked, and the side that its texts are for."""
 
     where: str
+    side: int
     source: Callable[..., Iterator[Record]]
     given: tuple[Any, ...]
     source_options: dict[str, Any]
@@ -76,6 +83,12 @@ class _Reader:
     format_options: dict[str, Any]
     task: int
     pace: pace.Pace
+
+
+def _turn(reader: _Reader) -> tuple[int, bool]:
+    """When a source is read."""
+    unknown = "classes" in reader.format_options and reader.format_options.get("label", "") is None
+    return -reader.side, unknown
 
 
 def prepare(
@@ -90,7 +103,8 @@ def prepare(
 
     The same means: the recipe's section, the tokenizer's content, the code of the strategies, and the size and time of
     the files that are read. If those files are gone, what was made of them is still used. Documents of equal text are
-    kept once. Which side a document is on follows from its text and ``data.seed``, not from the order of the sources.
+    kept once. Which side a document is on follows from its text and ``data.seed``, not from the order of the sources; or
+    from its source, and then a text that is held out anywhere is not learned from.
 
     Several processes must not prepare one folder at the same time: let one do it, then the others open it.
 
@@ -145,12 +159,16 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: in
         DataError: a source cannot be read, a record not used, or there is no text.
     """
     readers = _readers(section, teacher)
+    outside = {
+        _key(where, rendered) for where, rendered, _ in _rendered([r for r in readers if r.side != TRAIN], tokenizer)
+    }
+    readers = [reader for reader in readers if reader.side == TRAIN]
     ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
     texts: dict[bytes, str] = {}
     read = 0
-    for _, rendered in _rendered(ready, tokenizer):
-        key = hashlib.blake2b(rendered.content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if rendered.text and _share(key, section.seed) >= section.validation * 2.0**64:
+    for where, rendered, _ in _rendered(ready, tokenizer):
+        key = _key(where, rendered)
+        if rendered.text and key not in outside and not _held_out(section, key):
             texts[key] = rendered.content.replace(PAIR, " ")
             read += len(rendered.content)
         if read >= characters or len(texts) >= (section.max_documents or len(texts) + 1):
@@ -182,8 +200,7 @@ def options_of(strategy: Strategy, where: str) -> dict[str, Any]:
 def _readers(section: Data, teacher: Any) -> list[_Reader]:
     readers = []
     tasks = [*section.task_names, ""]
-    for i, source in enumerate(section.sources):
-        where = f"data.sources.{i}"
+    for source, where in section.all_sources:
         read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
         options = check_options(read, source.options, where)
         format_options = check_options(form, source.format.options, f"{where}.format")
@@ -192,7 +209,9 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
         given = tuple(possible[name] for name in inspect.signature(read).parameters if name in possible)
         assert None not in given, f"{source.name} needs a teacher"
         task = tasks.index(source.task)
-        readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options, task, own))
+        side = {"test_sources": TEST, "validation_sources": VALIDATION}.get(where.split(".")[1], TRAIN)
+        place = f"{where} ({source.name})"
+        readers.append(_Reader(place, side, read, given, options, form, format_options, task, own))
     return readers
 
 
@@ -242,6 +261,17 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A document that is kept if it can be."""
+
+    where: str
+    key: bytes
+    rendered: Rendered
+    side: int
+    made: bool = False
+
+
 class _Builder:
     """Tokenises batches of documents and appends them to the arrays."""
 
@@ -253,6 +283,7 @@ class _Builder:
                 "records",
                 "empty",
                 "duplicates_dropped",
+                "augmented",
                 "prompts_dropped",
                 "without_loss_dropped",
                 "responses_truncated",
@@ -262,15 +293,22 @@ class _Builder:
         )
         self.records_of: Counter[int] = Counter()
         self.seen = Seen()
-        self.waiting: list[tuple[str, bytes, Rendered]] = []
+        self.waiting: list[_Waiting] = []
         self.characters = 0
+        self.learned = 0
+        self.originals: list[tuple[str, bytes, Rendered]] = []
 
     @property
     def documents(self) -> int:
         """How many were kept so far."""
         return self.columns["documents"].length
 
-    def add(self, where: str, rendered: Rendered) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether as many are kept of the sources to learn from as the recipe wants."""
+        return self.section.max_documents is not None and self.learned >= self.section.max_documents
+
+    def add(self, where: str, rendered: Rendered, side: int) -> None:
         """Take a document, if it is new."""
         self.counts["records"] += 1
         self.records_of[rendered.task] += 1
@@ -281,22 +319,41 @@ class _Builder:
         if not self.seen.add(key):
             self.counts["duplicates_dropped"] += 1
             return
-        self.waiting.append((where, key, rendered))
+        if side != TRAIN and rendered.label == UNKNOWN:
+            raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
+        self._take(_Waiting(where, key, rendered, side))
+
+    def augment(self, report: Callable[[], None]) -> None:
+        """Make more of the documents to learn from; those that are new are kept."""
+        for where, rendered in augmented(self.section.augment, self.originals, self.section.seed):
+            key = _key(where, rendered)
+            if rendered.text and self.seen.add(key):
+                self.counts["augmented"] += 1
+                self._take(_Waiting(where, key, rendered, TRAIN, made=True))
+            report()
+        self.flush()
+
+    def _take(self, document: _Waiting) -> None:
+        """Keep a document."""
+        rendered = document.rendered
+        self.waiting.append(document)
         self.characters += len(rendered.content)
         if len(self.waiting) >= _BATCH_DOCUMENTS or self.characters >= _BATCH_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
         """Tokenise and write what waits."""
-        most, block = self.section.max_documents, self.section.block
+        block = self.section.block
         rows: list[tuple[Any, ...]] = []
         texts: list[bytes] = []
         written: dict[str, list[Any]] = {"inputs": [], "labels": [], "bytes": []}
         start = self.columns["inputs"].length
-        examples = self._tokenised([r for _, _, r in self.waiting])
-        for (where, key, rendered), example in zip(self.waiting, examples, strict=True):
-            if most is not None and self.documents + len(rows) >= most:
-                break
+        examples = self._tokenised([each.rendered for each in self.waiting])
+        for each, example in zip(self.waiting, examples, strict=True):
+            where, key, rendered = each.where, each.key, each.rendered
+            original = each.side == TRAIN and not each.made
+            if original and self.full:
+                continue
             if not (example.labels != NO_LOSS).any():
                 self.counts["without_loss_dropped"] += 1
                 continue
@@ -321,20 +378,13 @@ class _Builder:
                 parts.append(getattr(example, name))
             texts.append(rendered.content.encode())
             length = len(example.inputs)
-            rows.append(
-                (
-                    key,
-                    _share(key, self.section.seed),
-                    start,
-                    length,
-                    loss.sum(),
-                    example.bytes[loss].sum(),
-                    rendered.whole,
-                    0,
-                    rendered.task,
-                )
-            )
+            share, truth = _share(key, self.section.seed), rendered.label != UNKNOWN
+            counts = (loss.sum(), example.bytes[loss].sum())
+            rows.append((key, share, start, length, *counts, rendered.whole, truth, each.side, rendered.task))
             start += length
+            self.learned += original
+            if original and self.section.augment and not (truth and _held_out(self.section, key)):
+                self.originals.append((where, key, rendered))
         if rows:
             for name, parts in written.items():
                 self.columns[name].append(np.concatenate(parts))
@@ -359,6 +409,12 @@ def _key(where: str, rendered: Rendered) -> bytes:
     except UnicodeEncodeError as error:
         what = f"has half of a surrogate pair at character {error.start}, which is no text"
         raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
+
+
+def _held_out(section: Data, key: bytes) -> bool:
+    """Whether a text of the sources to learn from is held out, by its own number, where a share of them is."""
+    share = np.array([_share(key, section.seed)], dtype=np.uint64)
+    return not section.validation_sources and bool(below(share, section.validation)[0])
 
 
 def _share(key: bytes, seed: int) -> int:
@@ -400,37 +456,36 @@ def _build(
 
         for each in paces:
             each.told = report  # a record may take a minute
-        documents = _rendered(readers, tokenizer)
+        # Of equal texts the first is kept: held out before learned from, labelled before not.
+        groups = itertools.groupby(sorted(readers, key=_turn), _turn)
+        documents = (each for _, group in groups for each in _rendered(list(group), tokenizer))
         screened = None
         if section.filters:
-            screened = screen(documents, told=told)
+            screened = screen(((where, rendered) for where, rendered, _ in documents), told=told)
             read, paces = 0, [pace.Pace()]
-            documents = _kept(screened, paces[0])
-        for where, rendered in documents:
-            builder.add(where, rendered)
-            if section.max_documents is not None and builder.documents + len(builder.waiting) >= section.max_documents:
+            documents = ((where, rendered, TRAIN) for where, rendered in _kept(screened, paces[0]))
+        for where, rendered, side in documents:
+            builder.add(where, rendered, side)
+            if side == TRAIN and builder.learned + len(builder.waiting) >= (section.max_documents or sys.maxsize):
                 builder.flush()  # some that wait may be dropped: count what is really there
-                if builder.documents >= section.max_documents:
+                if builder.full:
                     break
             report()
         builder.flush()
+        builder.augment(report)
     progress(_counted(builder.documents, 0.0, time.monotonic() - began), 0.0, False)
     facts: dict[str, Any] = {**builder.counts, **(screened.facts if screened else {})}
-    _refuse_too_little(builder.documents, {name: n for name, n in facts.items() if isinstance(n, int)})
+    numbers = {name: n for name, n in facts.items() if isinstance(n, int)}
+    _refuse_too_little(builder.learned, numbers, held_out=bool(section.validation_sources))
     rows = column(folder, "documents", writable=True)
-    if screened is None:
-        rows["validation"] = sides(rows["share"], rows["task"], section.validation)
-    else:  # filters have looked at what is held out: no document changes its side any more
-        rows["validation"] = below(rows["share"], section.validation) ^ np.isin(rows["share"], screened.moved)
-        if rows["validation"].all() or not rows["validation"].any():
-            what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
-            raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
+    if not section.validation_sources:
+        _split(rows, section, None if screened is None else screened.moved)
     _refuse_empty_tasks(section.task_names, rows, builder.records_of)
     rows.flush()
     facts |= {
         "documents": len(rows),
-        "train": _side_facts(rows[~rows["validation"]]),
-        "validation": _side_facts(rows[rows["validation"]]),
+        "without_label": int((~rows["truth"]).sum()),
+        **_facts_of_sides(rows, section),
         **({"tasks": _task_facts(section.task_names, rows)} if section.task_names else {}),
         "end_token": None if end is None else tokenizer.convert_ids_to_tokens(end),
         "seconds": round(time.monotonic() - began, 3),
@@ -457,18 +512,18 @@ def _counted(documents: int, left: float | None, seconds: float) -> str:
     return f"{documents:,} document{'' if documents == 1 else 's'}{rate}"
 
 
-def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
+def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Rendered, int]]:
     """The records of all sources in turn, so that a limit on documents does not starve the later ones."""
-    streams = [(_render_source(reader, tokenizer), reader.pace) for reader in readers]
+    streams = [(_render_source(reader, tokenizer), reader) for reader in readers]
     while streams:
-        for stream, own in list(streams):
-            with own.turn():
+        for stream, reader in list(streams):
+            with reader.pace.turn():
                 item = next(stream, None)
                 if item is None:
-                    own.finished = True
-                    streams.remove((stream, own))
+                    reader.pace.finished = True
+                    streams.remove((stream, reader))
                 else:
-                    yield item  # within its turn: what is made of the record counts too
+                    yield *item, reader.side  # within its turn: what is made of the record counts too
 
 
 def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
@@ -493,7 +548,7 @@ def _join(*places: str) -> str:
     return ", ".join(p for p in places if p)
 
 
-def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
+def _refuse_too_little(documents: int, counts: dict[str, int], *, held_out: bool) -> None:
     left_out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n and name != "records")
     read = f"{counts['records']} records read{', ' + left_out if left_out else ''}"
     if not documents and counts["without_loss_dropped"]:
@@ -505,7 +560,7 @@ def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
         )
     if not documents:
         raise fail(DataError, "data.sources", f"there is no document to learn from ({read})")
-    if documents < 2:
+    if documents < 2 and not held_out:
         raise fail(
             DataError,
             "data.sources",
@@ -516,7 +571,7 @@ def _refuse_too_little(documents: int, counts: dict[str, int]) -> None:
 
 def _refuse_empty_tasks(names: Sequence[str], rows: Any, records: Counter[int]) -> None:
     """Refuse tasks that have nothing to learn from; all of them at once."""
-    there = set(np.unique(rows["task"][~rows["validation"]]).tolist())
+    there = set(np.unique(rows["task"][rows["side"] == TRAIN]).tolist())
     problems = [
         Problem(
             f"data.sources, task '{name}'",
@@ -535,9 +590,56 @@ def _task_facts(names: Sequence[str], documents: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for task, name in enumerate(names):
         mine = documents[documents["task"] == task]
-        held_out = mine[mine["validation"]]
-        facts[name] = {**_side_facts(mine[~mine["validation"]]), "held_out": len(held_out)}
+        learned = mine[mine["side"] == TRAIN]
+        facts[name] = {**_side_facts(learned), "held_out": len(mine) - len(learned)}
     return facts
+
+
+def _split(rows: Any, section: Data, moved: Any) -> None:
+    """Hold out the documents whose number says so; of each task at least one, and never all.
+
+    Args:
+        rows: of all documents; those to learn from with known labels are split, in place.
+        section: the recipe's.
+        moved: numbers of the documents whose side the filters changed, for they have looked at what is held out; None without.
+
+    Raises:
+        DataError: a side is empty, or would be but for a document of which others were made.
+    """
+    mine = np.flatnonzero((rows["side"] == TRAIN) & rows["truth"])
+    share = rows["share"][mine]
+    if not len(mine):
+        raise fail(DataError, "data.sources", "no text has a label, and some must be held out", "Add labelled texts.")
+    asked = below(share, section.validation)
+    if moved is not None:  # no document changes its side any more
+        out = asked ^ np.isin(share, moved)
+        if out.all() or not out.any():
+            what = "of the documents that the filters kept, those of one side were all dropped for other reasons"
+            raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
+    else:
+        out = sides(share, rows["task"][mine], section.validation)
+        if section.augment and (out != asked).any():
+            what = f"is {section.validation:g}, which puts all labelled texts, or all of a task, on one side"
+            raise fail(DataError, "data.validation", what, "Change it, or give data.validation_sources.")
+    rows["side"][mine[out]] = VALIDATION
+
+
+def _facts_of_sides(documents: Any, section: Data) -> dict[str, Any]:
+    """What is on each side.
+
+    Raises:
+        DataError: nothing is.
+    """
+    found = {}
+    for side, name in enumerate(("train", "validation", "test")):
+        rows = documents[documents["side"] == side]
+        if side == TEST and not section.test_sources:
+            continue
+        if not len(rows):
+            what = f"hold no text that is not held out{' already' if side else ''}"
+            raise fail(DataError, f"data.{name}_sources" if side else "data.sources", what, "Give each side its own.")
+        found[name] = _side_facts(rows)
+    return found
 
 
 def _side_facts(documents: Any) -> dict[str, Any]:
@@ -566,14 +668,17 @@ def _open(folder: Path, section: Data, facts: dict[str, Any]) -> Corpus:
 
     documents = column(folder, "documents")
     weights = {name: section.tasks[name].weight if name in section.tasks else 1.0 for name in section.task_names}
-    sides = []
-    for side in (False, True):
-        rows = documents[documents["validation"] == side]
+    arrays = (column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes"))
+
+    def pieces(chosen: Any, *, in_turn: bool = False) -> Pieces:
+        rows = documents[chosen]
         rows = rows[np.argsort(rows["share"], kind="stable")]
-        rows = _in_turn(rows) if side else rows
-        arrays = column(folder, "inputs"), column(folder, "labels"), column(folder, "bytes")
-        sides.append(Pieces(*arrays, rows, section.block, weights))
-    return Corpus(train=sides[0], validation=sides[1], facts=facts, text_of=_texts(folder, documents))
+        return Pieces(*arrays, _in_turn(rows) if in_turn else rows, section.block, weights)
+
+    train = pieces(documents["side"] == TRAIN)
+    validation, test = (pieces(documents["side"] == side, in_turn=True) for side in (VALIDATION, TEST))
+    labelled = train if documents["truth"].all() else pieces((documents["side"] == TRAIN) & documents["truth"])
+    return Corpus(train, labelled, validation, test if test.documents else validation, facts, _texts(folder, documents))
 
 
 def _in_turn(rows: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from stillhouse.data.choosing import Ints
-from stillhouse.data.render import NO_LOSS
+from stillhouse.data.render import NO_LOSS, UNKNOWN
 from stillhouse.errors import DataError, RunError, fail
 from stillhouse.types import Batch
 
@@ -48,7 +48,7 @@ class Pieces:
 
     Args:
         inputs: token ids of the whole corpus; int32, mapped from disk.
-        labels: the next tokens, −1 where they carry no loss; int32.
+        labels: the next tokens, −1 where they carry no loss, −2 where only a teacher knows them; int32.
         bytes_: UTF-8 bytes of each label; uint32.
         documents: rows (``store.DOCUMENT``) of this side's documents, in the order of ``all``.
         block: positions of the longest piece.
@@ -229,7 +229,7 @@ class Pieces:
             yield self._gather(start[rows], length[rows], document[rows])[0]
 
     def label_counts(self, V: int) -> Ints:
-        """How often each of V tokens is a label that carries loss; int64 [V].
+        """How often each of V outcomes is a label that carries loss and is known; int64 [V].
 
         Raises:
             DataError: a label is not below V.
@@ -243,7 +243,7 @@ class Pieces:
             j = max(i + 1, int(np.searchsorted(ends, ends[i] - lengths[i] + _COUNTED_AT_ONCE, side="right")))
             within = np.repeat(starts[i:j] - (ends[i:j] - lengths[i:j]), lengths[i:j])
             labels = self._labels[within + np.arange(ends[i] - lengths[i], ends[j - 1])]
-            found = np.bincount(labels[labels != NO_LOSS], minlength=V)
+            found = np.bincount(labels[labels >= 0], minlength=V)
             if len(found) > V:
                 raise fail(DataError, "data", f"token {len(found) - 1} is outside a vocabulary of {V}")
             counts += found
@@ -304,17 +304,19 @@ class Pieces:
         weight = torch.ones(len(select))
         if tasks:
             weight = torch.tensor([self.weights[self.tasks[task]] for task in tasks])[of[select]]
+        unknown = labels[select] == UNKNOWN
         batch = Batch(
             input_ids_P=torch.from_numpy(inputs),
             position_ids_P=torch.from_numpy(np.arange(len(inputs)) - borders[of]),
             borders_D1=tuple(borders.tolist()),
             select_N=torch.from_numpy(select),
-            labels_N=torch.from_numpy(labels[select]),
+            labels_N=torch.from_numpy(np.where(unknown, 0, labels[select])),
             weight_N=weight,
             document_N=torch.from_numpy(of[select]),
             keys=tuple(self._documents["key"][d].tobytes().hex() for d in documents.tolist()),
             offsets_D=tuple((starts - self._documents["start"][documents]).tolist()),
             tasks=tuple(self.tasks[task] for task in tasks),
+            truth_N=torch.from_numpy(1.0 - unknown.astype(np.float32)) if unknown.any() else None,
         )
         return batch, bytes_
 

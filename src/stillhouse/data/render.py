@@ -20,6 +20,9 @@ from stillhouse.vocabulary import encode, pools_first
 NO_LOSS = -1
 """In place of a label that carries no loss."""
 
+UNKNOWN = -2
+"""In place of a label that carries loss and is not known: only a teacher can say it."""
+
 PAIR = "\x1e"
 """Stands between the two texts of a pair where they are kept as one (U+001E, the record separator)."""
 
@@ -35,7 +38,7 @@ class Rendered:
         special: the text brings its own special tokens. If so, they are read as tokens and the tokenizer adds none; if
             not, the text is data: ``<|im_end|>`` in it is eight letters, and the tokenizer adds what it always adds.
         pair: a second text that the label is of too.
-        label: number of the class; None where next tokens are the labels.
+        label: number of the class, or ``UNKNOWN``; None where next tokens are the labels.
         own: the record's own words where the text has more: those of a template, which all records share.
         task: number of the task that its source names.
     """

@@ -21,11 +21,15 @@ DOCUMENT = np.dtype(
         ("loss", "<i8"),  # positions that carry loss
         ("bytes", "<i8"),  # UTF-8 bytes of the labels that carry loss
         ("whole", "?"),  # never cut into pieces
-        ("validation", "?"),
+        ("truth", "?"),  # its labels are known
+        ("side", "u1"),
         ("task", "<u2"),  # number of its task
     ]
 )
 """One row a document."""
+
+TRAIN, VALIDATION, TEST = range(3)
+"""Sides of a corpus."""
 
 COLUMNS: dict[str, np.dtype[Any]] = {
     "inputs": np.dtype("<i4"),

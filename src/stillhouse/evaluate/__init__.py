@@ -106,6 +106,7 @@ def judge(
     section = policy or settings.evaluate
     tables: dict[str, Any] = {"items": records.read(folder / "evaluation" / "items.parquet")}
     items = tables["items"]
+    tables["classes"] = settings.data.classes
     asked = folder / "evaluation" / "answers.parquet"
     tables["answers"] = answers.read(asked) if asked.exists() else answers.Answers(())
     findings = []

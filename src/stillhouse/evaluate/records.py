@@ -30,7 +30,7 @@ ROLES = ("teacher", "before", "student", "control", "direct", "floor")
 """Teacher; student before training; student; the same trained without the teacher; the same trained by the teacher without
 stages in between; unigram model of the labels."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the table's columns and their meaning."""
 
 _COLUMNS = pa.schema(
@@ -47,6 +47,7 @@ _COLUMNS = pa.schema(
         ("accept", pa.float64()),
         ("conf", pa.float64()),
         ("correct", pa.int8()),
+        ("said", pa.int64()),
     ],
     metadata={"stillhouse.items": str(SCHEMA)},
 )
@@ -64,6 +65,7 @@ class Scores:
         accept: Σ min(p, q) of teacher and role: the chance that the teacher accepts a token drawn from the role.
         conf: probability of the role's own argmax.
         correct: 1 where the argmax is the label, else 0.
+        said: index of the role's argmax.
     """
 
     nll: FloatArray
@@ -72,6 +74,7 @@ class Scores:
     accept: FloatArray | None = None
     conf: FloatArray | None = None
     correct: FloatArray | None = None
+    said: FloatArray | None = None
 
     def columns(self) -> dict[str, FloatArray]:
         """The columns that are there, by name."""

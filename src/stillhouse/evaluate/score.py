@@ -99,7 +99,7 @@ def read(
         position=_positions(document),
         label=label,
         bytes=length if length.any() else None,  # a class is no text
-        roles={"floor": Scores(unigram_nll(counts_V, label), correct=(label == counts_V.argmax()).astype(np.float64))},
+        roles={"floor": floor(counts_V, label)},
     )
     text = HeldOut(kept, signals, items)
     if not teacher.forms:
@@ -124,16 +124,18 @@ def score(text: HeldOut, role: str, model: Model, tick: Callable[[int], None]) -
             stop = min(start + CHUNK, len(batch.labels_N))
             logits_NV = None if hidden_NH is None else model.head.logits(hidden_NH[start:stop])
             labels_N = batch.labels_N[start:stop]
-            said = None if signal is None else signal.rows(start, stop)
-            found = _compared(logits_NV, said, labels_N, model.outcomes)
+            theirs = None if signal is None else signal.rows(start, stop)
+            found = _compared(logits_NV, theirs, labels_N, model.outcomes)
             correct_N, agree_N = found.top_N == labels_N, found.top_N == found.teacher_top_N
-            parts.append((found.nll_N, found.kl_N, agree_N, found.accept_N, found.conf_N, correct_N))
+            parts.append((found.nll_N, found.kl_N, agree_N, found.accept_N, found.conf_N, correct_N, found.top_N))
         tick(len(batch.labels_N))
     columns = [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
-    nll, kl, agree, accept, conf, correct = columns
-    if any(signal is None for signal in text.signals):
-        return HeldOut(text.batches, text.signals, text.items.with_role(role, Scores(nll, conf=conf, correct=correct)))
-    scores = Scores(nll, np.maximum(kl, 0.0), agree, np.clip(accept, 0.0, 1.0), np.clip(conf, 0.0, 1.0), correct)
+    nll, kl, agree, accept, conf, correct, said = columns
+    scores = Scores(nll, conf=conf, correct=correct, said=said)
+    if all(signal is not None for signal in text.signals):
+        scores = Scores(
+            nll, np.maximum(kl, 0.0), agree, np.clip(accept, 0.0, 1.0), np.clip(conf, 0.0, 1.0), correct, said
+        )
     return HeldOut(text.batches, text.signals, text.items.with_role(role, scores))
 
 
@@ -148,6 +150,12 @@ def _compared(logits_NV: Tensor | None, teacher: Signal | None, labels_N: Tensor
     if logits_NV is None:
         return compare_itself(teacher, labels_N, outcomes)
     return compare_part(logits_NV, teacher, labels_N)
+
+
+def floor(counts_V: np.ndarray, label: np.ndarray) -> Scores:
+    """What one scores who only knows how often each outcome was a label in training, and says the commonest."""
+    commonest = np.full(len(label), counts_V.argmax(), dtype=np.float64)
+    return Scores(unigram_nll(counts_V, label), correct=(label == commonest).astype(np.float64), said=commonest)
 
 
 def unigram_nll(counts_V: np.ndarray, label_N: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,30 @@ class Vocabulary:
         always = {ids[token] for token in kept if token in ids} | set(named) & set(ids.values())
         made_of, rank = _merged(model, ids) if model["type"] == "BPE" else ({}, {n: n for n in ids.values()})
         return cls(ids, frozenset(_closed(always, made_of)), made_of, rank)
+
+    def without_unseen(self, tokenizer: Any, texts: Sequence[str]) -> Vocabulary:
+        """The same, with single characters kept only where they come in texts: the others become the unknown token.
+
+        Args:
+            tokenizer: the one that this is the vocabulary of.
+            texts: of the domain.
+
+        Raises:
+            ModelError: it has no token for the unknown that stands for what it cannot say.
+
+        """
+        rules = _rules(tokenizer)
+        if rules["model"]["type"] != "WordPiece":
+            what = f"a tokenizer of the kind {rules['model']['type']} says all text in its bytes or characters"
+            raise fail(ModelError, "student.characters", what, "Leave characters out.")
+        prefix = str(rules["model"]["continuing_subword_prefix"])
+        normaliser = tokenizer.backend_tokenizer.normalizer
+        seen = {letter for text in texts for letter in (normaliser.normalize_str(text) if normaliser else text)}
+        single = {
+            number: name for token, number in self.ids.items() if len(name := token.removeprefix(prefix) or token) == 1
+        }
+        always = frozenset(number for number in self.always if number not in single or single[number] in seen)
+        return replace(self, always=always)
 
     def count(self, tokenizer: Any, texts: Sequence[str]) -> Counter[int]:
         """How often each token is used in texts; in a merging tokenizer, how often it is merged.

@@ -15,7 +15,7 @@ from stillhouse.teacher import Teacher
 from stillhouse.types import Batch, Signal
 from stillhouse.vocabulary import compare_vocabularies, pools_first
 
-TEXTS_KEPT = 1 << 14
+TEXTS_KEPT = 1 << 17
 """Texts whose tokens are remembered."""
 
 Read = Callable[[str, Any], list[int]]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from stillhouse.data.render import PAIR, Rendered, value_of
+from stillhouse.data.render import PAIR, UNKNOWN, Rendered, value_of
 from stillhouse.errors import DataError, did_you_mean, fail
 
 
@@ -18,7 +18,7 @@ def labelled(
     classes: Annotated[int, Field(ge=2)] | Annotated[list[str], Field(min_length=2)],
     text: str = "text",
     pair: str | None = None,
-    label: str = "label",
+    label: str | None = "label",
 ) -> Rendered:
     """A text with its class, for a classifier: one label a document, at the place that the tokenizer gives a class.
 
@@ -31,7 +31,7 @@ def labelled(
         classes: their names in order; a label is one of them, or its number from 0. Or how many there are.
         text: the field of the text.
         pair: the field of a second text that the class is of too, such as a premise's hypothesis.
-        label: the field of the class.
+        label: the field of the class; null where there is none: the teacher alone says what the texts are.
 
     Raises:
         DataError: a field is missing or of another type, or the label is no class.
@@ -41,10 +41,8 @@ def labelled(
         if PAIR in value:
             raise fail(DataError, str(field), f"holds the character {PAIR!r}, which parts pairs here", "Take it out.")
     names = [str(number) for number in range(classes)] if isinstance(classes, int) else classes
-    value = value_of(record, label, object, "label")
-    return Rendered(
-        texts[0], whole=True, pair=texts[1] if pair is not None else None, label=_index(value, names, label)
-    )
+    index = UNKNOWN if label is None else _index(value_of(record, label, object, "label"), names, label)
+    return Rendered(texts[0], whole=True, pair=texts[1] if pair is not None else None, label=index)
 
 
 def _index(value: Any, names: list[str], field: str) -> int:
