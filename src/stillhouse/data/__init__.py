@@ -42,6 +42,9 @@ Report = Callable[[str, float | None, bool], None]
 
 _FORMAT = 3
 """Version of the arrays on disk."""
+WRITTEN = "written"
+"""Folder beside the corpus's, where sources keep what took long to make."""
+
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_REPORTS = 0.3
@@ -107,7 +110,7 @@ def prepare(
     """
     folder = Path(folder)
     end = None if section.classes else end_token(tokenizer, section.end_token)
-    readers = _readers(section, teacher)
+    readers = _readers(section, teacher, folder)
     made_of = _made_of(section, readers, tokenizer, end)
     facts = _facts_if_same(folder, made_of)
     if facts is None:
@@ -130,7 +133,14 @@ def prepare(
     return _open(folder, section, facts)
 
 
-def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: int = 4 << 20) -> list[str]:
+def sample(
+    section: Data,
+    tokenizer: Any,
+    *,
+    teacher: Any = None,
+    folder: str | os.PathLike[str] | None = None,
+    characters: int = 4 << 20,
+) -> list[str]:
     """The first texts to learn from, of all sources in turn, for those who measure on them before the corpus is made.
 
     Sources for which a teacher must write are left out where there are others; what will be held out always is.
@@ -139,12 +149,13 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: in
         section: the recipe's section.
         tokenizer: whose chat template the texts are rendered with.
         teacher: the model that writes.
+        folder: as of ``prepare``; what the teacher writes is kept for it.
         characters: how much text, about, at most.
 
     Raises:
         DataError: a source cannot be read, a record not used, or there is no text.
     """
-    readers = _readers(section, teacher)
+    readers = _readers(section, teacher, folder)
     ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
     texts: dict[bytes, str] = {}
     read = 0
@@ -179,8 +190,9 @@ def options_of(strategy: Strategy, where: str) -> dict[str, Any]:
     return check_options(function, strategy.options, where)
 
 
-def _readers(section: Data, teacher: Any) -> list[_Reader]:
+def _readers(section: Data, teacher: Any, folder: str | os.PathLike[str] | None) -> list[_Reader]:
     readers = []
+    beside = None if folder is None else Path(folder).parent / WRITTEN
     tasks = [*section.task_names, ""]
     for i, source in enumerate(section.sources):
         where = f"data.sources.{i}"
@@ -188,9 +200,10 @@ def _readers(section: Data, teacher: Any) -> list[_Reader]:
         options = check_options(read, source.options, where)
         format_options = check_options(form, source.format.options, f"{where}.format")
         own = pace.Pace()
-        possible = {"teacher": teacher, "tell": own.tell}
-        given = tuple(possible[name] for name in inspect.signature(read).parameters if name in possible)
-        assert None not in given, f"{source.name} needs a teacher"
+        possible = {"teacher": teacher, "tell": own.tell, "folder": beside}
+        wanted = inspect.signature(read).parameters
+        given = tuple(possible[name] for name in wanted if name in possible)
+        assert teacher is not None or "teacher" not in wanted, f"{source.name} needs a teacher"
         task = tasks.index(source.task)
         readers.append(_Reader(f"{where} ({source.name})", read, given, options, form, format_options, task, own))
     return readers
@@ -207,7 +220,7 @@ def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int | N
     for function, options in used:
         file = inspect.getsourcefile(function)
         code[f"{function.__module__}:{function.__name__}"] = sha256_file(Path(file)) if file else None
-        for path in getattr(function, "inputs", lambda _: [])(options):
+        for path in getattr(function, "inputs", lambda _: None)(options) or []:
             stat = path.stat()
             files.append([str(path), stat.st_size, stat.st_mtime_ns])
     return {
@@ -355,7 +368,7 @@ class _Builder:
 def _key(where: str, rendered: Rendered) -> bytes:
     """A hash of all that a document is tokenised from."""
     try:
-        return hashlib.blake2b(rendered.content.encode(), digest_size=16).digest()
+        return rendered.key
     except UnicodeEncodeError as error:
         what = f"has half of a surrogate pair at character {error.start}, which is no text"
         raise fail(DataError, where, what, "Clean the record, or leave it out.") from None
