@@ -121,7 +121,7 @@ def test_a_model_without_attention_writes_too(tokenizer: Any):
     asks = [asked("still water", 1), asked("still water", 2, new_tokens=3)]
     one, other = Local(model).write(asks)
     assert (one.tokens, other.tokens) == (8, 3)
-    assert Local(model).write(asks[:1]) == [one]
+    assert Local(model).write(asks[:1])[0].text == one.text
 
 
 def test_neighbours_change_nothing(model: Model):

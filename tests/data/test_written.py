@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from shared import make_llama, make_tokenizer
+from taught import ask_lines, make_taught
 
 from stillhouse.check import check_strategy
 from stillhouse.data import prepare
@@ -154,14 +155,9 @@ def test_it_goes_on_where_it_was_and_asks_for_nothing_twice(teacher: Model, prom
 
 @pytest.mark.parametrize("name", ["magpie", "self_instruct"])
 def test_prompts_that_the_teacher_writes_are_kept_too(tmp_path: Path, name: str):
-    tokenizer = make_tokenizer()
-    teacher = make_llama(tokenizer)
-    with torch.no_grad():  # a teacher that ends most lines soon
-        for token in ("<|im_end|>", "Ċ"):
-            teacher.head_layer.weight[tokenizer.convert_tokens_to_ids(token)] *= 6.0
-    (tmp_path / "seeds.txt").write_text("Say what water is.\nName a tree that is old.\nDescribe how a fox runs.\n")
-    strategy: dict[str, Any] = {"name": name, "count": 3, "new_tokens": 24, "together": 8, "temperature": 1.5, "top_p": 1.0}
-    strategy |= {"path": str(tmp_path / "seeds.txt")} if name == "self_instruct" else {}
+    teacher = make_taught()
+    strategy: dict[str, Any] = {"name": name, "count": 3, "new_tokens": 40, "together": 8, "temperature": 1.0, "top_p": 1.0}
+    strategy |= {"path": ask_lines(tmp_path / "seeds.txt", 3), "similar": 0.9} if name == "self_instruct" else {}
     whole = rows(teacher, tmp_path / "whole", prompts=strategy, new_tokens=4)
     assert len({r["prompt"] for r in whole}) == 3 == len(whole)
     (place,) = (tmp_path / "whole").iterdir()

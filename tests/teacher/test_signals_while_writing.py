@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from shared import LINES, make_llama, make_tokenizer
+from shared import LINES
+from taught import ask_lines, make_taught
 
 import stillhouse
 from stillhouse import data
@@ -28,14 +29,14 @@ FORMATS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
-    make_llama(make_tokenizer()).save(folder / "teacher")
-    (folder / "prompts.txt").write_text("\n".join(f"cask {i} {LINES[i % 3]}" for i in range(14)))
+    make_taught().save(folder / "teacher")
+    ask_lines(folder / "prompts.txt", 14)
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(LINES)))
     return folder
 
 
 def recipe_of(material: Path, folder: Path, store: str, form: Any, **teacher: Any) -> stillhouse.Recipe:
-    source: dict[str, Any] = {"name": "written", "prompts": str(material / "prompts.txt"), "new_tokens": 20, "together": 5}
+    source: dict[str, Any] = {"name": "written", "prompts": str(material / "prompts.txt"), "new_tokens": 30, "together": 5}
     source |= {"format": form, "path": str(folder / "rows"), "dtype": "float32"}
     source |= {"template": "none"} if form == "text" else {}
     return stillhouse.parse(
@@ -43,7 +44,7 @@ def recipe_of(material: Path, folder: Path, store: str, form: Any, **teacher: An
             "run": str(folder / f"run-{store}"),
             "data": {
                 "sources": [source, {"name": "jsonl", "path": str(material / "text.jsonl")}],
-                "block": 96,
+                "block": 128,
                 "validation": 0.3,
                 "end_token": "<|endoftext|>",
             },
@@ -61,7 +62,7 @@ def said(settings: stillhouse.Recipe) -> dict[tuple[str, int], tuple[torch.Tenso
     corpus = data.prepare(settings.data, model.tokenizer, settings.folder / "data", teacher=model)
     found = {}
     for side in (corpus.train, corpus.validation):
-        for batch, _ in side.all(96):
+        for batch, _ in side.all(128):
             signal = store.signal(batch)
             assert signal.ids_NK is not None and signal.logp_NK is not None and signal.rest_N is not None
             for n, (p, d) in enumerate(zip(batch.select_N.tolist(), batch.document_N.tolist(), strict=True)):
