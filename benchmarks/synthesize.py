@@ -75,17 +75,24 @@ def main() -> None:
                 if way == "generate":
                     lengths = plain(loaded[dtype], texts, given.new_tokens, repeat)
                 else:
-                    asks = [Ask(text, "chat", 1000 * repeat + i, given.new_tokens, 0.8, 0.95) for i, text in enumerate(texts)]
+                    asks = [
+                        Ask(text, "chat", 1000 * repeat + i, given.new_tokens, 0.8, 0.95)
+                        for i, text in enumerate(texts)
+                    ]
                     lengths = [answer.tokens for answer in writer.write(asks, arithmetic=dtype)]
                 seconds = time.process_time() - began
                 if repeat:  # the first round warms up, and makes the copy in bfloat16
                     rates.setdefault(f"{way}, {dtype}", []).append(sum(lengths) / seconds)
                     tokens.setdefault(f"{way}, {dtype}", []).append(sum(lengths))
-    print(f"| {given.together} texts of up to {given.new_tokens} tokens | tokens a CPU second (lowest–highest) | tokens |\n| --- | --: | --: |")
+    print(
+        f"| {given.together} texts of up to {given.new_tokens} tokens | tokens a CPU second (lowest–highest) | tokens |\n| --- | --: | --: |"
+    )
     for name, values in rates.items():
         case = {"median": statistics.median(values), "all": values, "tokens": tokens[name]}
         found["cases"][name] = case
-        print(f"| {name} | {case['median']:.1f} ({min(values):.1f}–{max(values):.1f}) | {statistics.mean(tokens[name]):,.0f} |")
+        print(
+            f"| {name} | {case['median']:.1f} ({min(values):.1f}–{max(values):.1f}) | {statistics.mean(tokens[name]):,.0f} |"
+        )
     write_json(RESULTS, found)
 
 

@@ -68,17 +68,30 @@ def corpora(teacher: Teacher, given: argparse.Namespace) -> dict[str, data.Corpu
     found = {}
     for name, source in sources.items():
         section = recipe.Data.model_validate(
-            {"sources": [source], "block": 512, "validation": 0.15, "end_token": "<|endoftext|>", "long_prompts": "drop"}
+            {
+                "sources": [source],
+                "block": 512,
+                "validation": 0.15,
+                "end_token": "<|endoftext|>",
+                "long_prompts": "drop",
+            }
         )
         found[name] = data.prepare(section, teacher.tokenizer, work / f"data-{name}", teacher=teacher)
     return found
 
 
 def measure(
-    names: tuple[str, ...], alpha: float, seed: int, teacher: Teacher, texts: dict[str, data.Corpus], given: argparse.Namespace
+    names: tuple[str, ...],
+    alpha: float,
+    seed: int,
+    teacher: Teacher,
+    texts: dict[str, data.Corpus],
+    given: argparse.Namespace,
 ) -> dict[str, Any]:
     """Train one student, then let it read held-out answers of both kinds."""
-    section = recipe.Trainer(steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate)
+    section = recipe.Trainer(
+        steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate
+    )
     student, ranks = drop_layers(teacher.model, list, keep=10), start("cpu")
     objective = recipe.Objective.model_validate({"alpha": alpha, "temperature": 1.0})
     learner = Learner(student, objective, given.steps, shape=Shape.of(teacher.model))

@@ -55,9 +55,7 @@ def spread(logits: list[float], temperature: float, top_p: float, min_p: float) 
 )
 def test_a_token_is_drawn_from_what_is_left(seed, size, temperature, top_p, min_p, chance):
     logits = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 2.0
-    (token,), (logp,) = draw(
-        logits[None], [asked("", temperature=temperature, top_p=top_p, min_p=min_p)], [chance]
-    )
+    (token,), (logp,) = draw(logits[None], [asked("", temperature=temperature, top_p=top_p, min_p=min_p)], [chance])
     probs = spread(logits.double().tolist(), temperature, top_p, min_p)
     below = math.fsum(probs[:token])
     assert probs[token] > 0.0
@@ -73,7 +71,9 @@ def test_without_temperature_the_likeliest_token_is_taken():
 
 def test_rows_of_one_batch_have_settings_of_their_own():
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(2)).repeat(3, 1)
-    asks = [asked("", temperature=t, top_p=p, min_p=m) for t, p, m in ((0.5, 0.7, 0.0), (2.0, 1.0, 0.3), (1.0, 1.0, 0.0))]
+    asks = [
+        asked("", temperature=t, top_p=p, min_p=m) for t, p, m in ((0.5, 0.7, 0.0), (2.0, 1.0, 0.3), (1.0, 1.0, 0.0))
+    ]
     together = draw(logits, asks, [0.4, 0.4, 0.4])
     alone = [draw(logits[:1], [ask], [0.4]) for ask in asks]
     assert together[0] == [tokens[0] for tokens, _ in alone]
@@ -115,7 +115,11 @@ def test_every_family_writes_what_it_would_without_a_cache(name: str, tokenizer:
 def test_a_model_without_attention_writes_too(tokenizer: Any):
     torch.manual_seed(0)
     config = hf.MambaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, eos_token_id=tokenizer.eos_token_id
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        state_size=4,
+        eos_token_id=tokenizer.eos_token_id,
     )
     model = Model(hf.MambaForCausalLM(config), tokenizer, "mamba")
     asks = [asked("still water", 1), asked("still water", 2, new_tokens=3)]

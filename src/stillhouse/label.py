@@ -46,7 +46,9 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
         raise fail(RecipeError, "--shard", f"there is no part {number} of {parts}", "Write --shard 1/4 up to 4/4.")
     filling = open_store(settings, console)
     path, corpus = filling.path, _prepare(settings, filling, console)
-    teacher = Teacher(filling.model) if filling.own else speaking(settings, Teacher(filling.model), filling.tokenizer, corpus)
+    teacher = (
+        Teacher(filling.model) if filling.own else speaking(settings, Teacher(filling.model), filling.tokenizer, corpus)
+    )
     say = console.print if console else lambda *_, **__: None
     store = Store(path)
     for broken, why in store.dropped.items():

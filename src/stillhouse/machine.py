@@ -41,9 +41,7 @@ class Choice:
         return {"dtype": self.dtype, "reason": self.reason}
 
 
-def choose_dtype(
-    requested: str, device: torch.device | str, shape: tuple[int, int, int] = SHAPE
-) -> Choice:
+def choose_dtype(requested: str, device: torch.device | str, shape: tuple[int, int, int] = SHAPE) -> Choice:
     """The arithmetic to use: as requested, or for ``auto`` the one that a measurement of under half a second favours.
 
     On a CPU without instructions for it, bfloat16 can be hundreds of times slower than float32, and nothing warns.

@@ -118,7 +118,9 @@ def write(
         if console is not None:
             console.print(f"{where}: {found[-1]}", highlight=False)
             if listener is not None:
-                console.print(f"Signals of {listener.texts:,} of its texts stored while they were written", highlight=False)
+                console.print(
+                    f"Signals of {listener.texts:,} of its texts stored while they were written", highlight=False
+                )
     return found
 
 
@@ -207,7 +209,7 @@ class Heard:
         tokens: list[int] = example.inputs[: last + 1].tolist()
         return tokens
 
-    def hear(self, ask: Ask, answer: Answer, hidden_LH: Tensor) -> None:
+    def hear(self, ask: Ask, hidden_LH: Tensor) -> None:
         """See ``Listener``."""
         key, example = self._documents.pop((ask.text, ask.seed))
         select = np.flatnonzero(example.labels != NO_LOSS)
@@ -241,7 +243,14 @@ class Heard:
         if not rendered.text:
             return None
         (example,) = tokenise([rendered], self.tokenizer, self.end)
-        cut = fit(example, self.block)[0] if rendered.whole else Example(
-            example.inputs[: self.block], example.labels[: self.block], example.bytes[: self.block], example.first_bytes
+        cut = (
+            fit(example, self.block)[0]
+            if rendered.whole
+            else Example(
+                example.inputs[: self.block],
+                example.labels[: self.block],
+                example.bytes[: self.block],
+                example.first_bytes,
+            )
         )
         return None if cut is None or not (cut.labels != NO_LOSS).any() else (rendered.key.hex(), cut)

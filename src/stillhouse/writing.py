@@ -124,7 +124,7 @@ class Listener(Protocol):
         """The tokens that an answer is learned from as; the teacher reads on to their end. None if it is not wanted."""
         ...
 
-    def hear(self, ask: Ask, answer: Answer, hidden_LH: Tensor) -> None:
+    def hear(self, ask: Ask, hidden_LH: Tensor) -> None:
         """The states at all tokens of that document."""
         ...
 
@@ -365,7 +365,7 @@ class _Pen(LogitsProcessor):
                 row.hidden.append(new.float())
                 row.heard += len(new)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
         """Logits [B, V] in which the chosen token alone is possible."""
         open_ = [b for b, row in enumerate(self.rows) if row.answer is None]
         if open_:
@@ -423,8 +423,8 @@ class _Pen(LogitsProcessor):
 
     def _finish(self, row: _Row) -> None:
         if row.done:
-            if row.document and self.writer.listener is not None and row.answer is not None:
-                self.writer.listener.hear(row.ask, row.answer, torch.cat(row.hidden)[: len(row.document)])
+            if row.document and self.writer.listener is not None:
+                self.writer.listener.hear(row.ask, torch.cat(row.hidden)[: len(row.document)])
             row.hidden = []
 
 
@@ -434,7 +434,7 @@ class _Done(StoppingCriteria):
     def __init__(self, pen: _Pen) -> None:
         self.pen = pen
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # type: ignore[override]  # noqa: ARG002
         return torch.tensor([row.done for row in self.pen.rows], device=input_ids.device)
 
 

@@ -25,7 +25,10 @@ Write = Callable[[str, str], str]
 
 def test_lines_and_objects(write: Write):
     path = write("asks/a.txt", "# no prompt\nWhy {x}?\n\n  How?  \n")
-    write("asks/b.jsonl", json.dumps({"prompt": "What?", "n": 3}) + "\n\n" + json.dumps({"prompt": "# Who?", "n": 4}) + "\n")
+    write(
+        "asks/b.jsonl",
+        json.dumps({"prompt": "What?", "n": 3}) + "\n\n" + json.dumps({"prompt": "# Who?", "n": 4}) + "\n",
+    )
     folder = str(Path(path).parent)
     assert [(p.text, p.about["file"], p.about["line"]) for p in files(path=folder)] == [
         ("Why {x}?", "a.txt", 2), ("How?", "a.txt", 4), ("What?", "b.jsonl", 1), ("# Who?", "b.jsonl", 3),
@@ -136,7 +139,9 @@ def test_magpie_wants_a_chat_template():
 
 
 def test_new_tasks_differ_from_all_others(write: Write):
-    path = write("seeds.jsonl", "".join(json.dumps({"instruction": f"Describe the {w} in a few words."}) + "\n" for w in "abc"))
+    path = write(
+        "seeds.jsonl", "".join(json.dumps({"instruction": f"Describe the {w} in a few words."}) + "\n" for w in "abc")
+    )
     says = [
         "Describe the d in a few words.",  # six of seven words in this order: too near a seed task
         "Translate this line into Old Norse.",

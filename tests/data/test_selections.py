@@ -60,7 +60,12 @@ def test_a_function_of_ones_own(tmp_path: Path):
 
 def test_a_function_that_is_not_there_is_told_by_the_check(tmp_path: Path):
     (tmp_path / "right.py").write_text("raise OSError('no disk')\n")
-    cases = {f"{tmp_path}/none.py:f": "FileNotFound", f"{tmp_path}/right.py:f": "no disk", "math:f": "AttributeError", "f": "is no function"}
+    cases = {
+        f"{tmp_path}/none.py:f": "FileNotFound",
+        f"{tmp_path}/right.py:f": "no disk",
+        "math:f": "AttributeError",
+        "f": "is no function",
+    }
     for named, says in cases.items():
         with pytest.raises(RecipeError, match=says):
             check_options(verified, {"function": named}, "select")

@@ -105,7 +105,11 @@ def test_the_likeliest_samples_are_kept(teacher: Model, prompts: str):
     all_ = rows(teacher, prompts=prompts, samples=5, new_tokens=4, temperature=1.5)
     best = rows(teacher, prompts=prompts, samples=5, new_tokens=4, temperature=1.5, select="likelihood", keep=2)
     for prompt in {r["prompt"] for r in all_}:
-        mean = {r["provenance"]["sample"]: r["provenance"]["logprob"] / r["provenance"]["tokens"] for r in all_ if r["prompt"] == prompt}
+        mean = {
+            r["provenance"]["sample"]: r["provenance"]["logprob"] / r["provenance"]["tokens"]
+            for r in all_
+            if r["prompt"] == prompt
+        }
         expected = sorted(sorted(mean, key=lambda s: -mean[s])[:2])
         kept = [r["provenance"] for r in best if r["prompt"] == prompt]
         assert [p["sample"] for p in kept] == expected
@@ -115,7 +119,15 @@ def test_the_likeliest_samples_are_kept(teacher: Model, prompts: str):
 def test_what_a_function_refuses_is_not_kept(teacher: Model, prompts: str, tmp_path: Path):
     (tmp_path / "short.py").write_text("def short(prompt, response):\n    return len(response) < 12\n")
     function = f"{tmp_path}/short.py:short"
-    found = rows(teacher, tmp_path / "rows", prompts=prompts, samples=4, new_tokens=5, keep=4, select={"name": "verified", "function": function})
+    found = rows(
+        teacher,
+        tmp_path / "rows",
+        prompts=prompts,
+        samples=4,
+        new_tokens=5,
+        keep=4,
+        select={"name": "verified", "function": function},
+    )
     every = rows(teacher, prompts=prompts, samples=4, new_tokens=5)
     assert [r["response"] for r in found] == [r["response"] for r in every if len(r["response"]) < 12]
     (folder,) = (tmp_path / "rows").iterdir()
@@ -126,7 +138,14 @@ def test_what_a_function_refuses_is_not_kept(teacher: Model, prompts: str, tmp_p
 
     module._function.cache_clear()
     with pytest.raises(DataError, match="12 were refused: no row is left"):
-        rows(teacher, tmp_path / "rows", prompts=prompts, samples=4, new_tokens=5, select={"name": "verified", "function": function})
+        rows(
+            teacher,
+            tmp_path / "rows",
+            prompts=prompts,
+            samples=4,
+            new_tokens=5,
+            select={"name": "verified", "function": function},
+        )
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -156,7 +175,14 @@ def test_it_goes_on_where_it_was_and_asks_for_nothing_twice(teacher: Model, prom
 @pytest.mark.parametrize("name", ["magpie", "self_instruct"])
 def test_prompts_that_the_teacher_writes_are_kept_too(tmp_path: Path, name: str):
     teacher = make_taught()
-    strategy: dict[str, Any] = {"name": name, "count": 3, "new_tokens": 40, "together": 8, "temperature": 1.0, "top_p": 1.0}
+    strategy: dict[str, Any] = {
+        "name": name,
+        "count": 3,
+        "new_tokens": 40,
+        "together": 8,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
     strategy |= {"path": ask_lines(tmp_path / "seeds.txt", 3), "similar": 0.9} if name == "self_instruct" else {}
     whole = rows(teacher, tmp_path / "whole", prompts=strategy, new_tokens=4)
     assert len({r["prompt"] for r in whole}) == 3 == len(whole)
@@ -259,7 +285,9 @@ def problems(**options: Any) -> list[Problem]:
 
 def test_all_mistakes_are_told_at_once_before_anything_is_loaded(prompts: str, tmp_path: Path):
     assert not problems(prompts=prompts)
-    assert not problems(prompts={"name": "grid", "axes": {"a": ["b"]}, "template": "{a}"}, temperature={"name": "constant", "value": 1})
+    assert not problems(
+        prompts={"name": "grid", "axes": {"a": ["b"]}, "template": "{a}"}, temperature={"name": "constant", "value": 1}
+    )
     several = problems(prompts="none.txt", select={"name": "verifyed"}, temperature={"name": "linear", "start": 1})
     assert [p.where for p in several] == [
         "data.sources.0.prompts.path", "data.sources.0.select", "data.sources.0.temperature.end",
@@ -268,7 +296,9 @@ def test_all_mistakes_are_told_at_once_before_anything_is_loaded(prompts: str, t
     assert wrong.where.startswith("data.sources.0.top_p")
     (field,) = problems(prompts={"name": "grid", "axes": {"topic": ["b"]}, "template": "Write {topik}."})
     assert field.where.startswith("data.sources.0.prompts")
-    (source,) = problems(prompts={"name": "prefixes", "source": {"name": "text", "path": str(tmp_path / "no" / "*.txt")}})
+    (source,) = problems(
+        prompts={"name": "prefixes", "source": {"name": "text", "path": str(tmp_path / "no" / "*.txt")}}
+    )
     assert source.where == "data.sources.0.prompts.source.path"
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (empty,) = problems(prompts=str(tmp_path / "empty.txt"))

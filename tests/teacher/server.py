@@ -72,7 +72,9 @@ class Server:
                 out = network.generate(torch.tensor([ids]), max_new_tokens=body["max_tokens"], do_sample=True)[
                     0, len(ids) :
                 ]
-                text = {"numbers": 7, "halves": "\ud83d"}.get(self.mode) or tokenizer.decode(out, skip_special_tokens=True)
+                text = {"numbers": 7, "halves": "\ud83d"}.get(self.mode) or tokenizer.decode(
+                    out, skip_special_tokens=True
+                )
                 choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
                 return 200, {"choices": [choice]}
         if (k := body.get("prompt_logprobs")) and self.mode != "silent":

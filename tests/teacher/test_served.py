@@ -454,7 +454,11 @@ def lines(folder: Path, count: int = 12) -> str:
 
 def test_a_server_that_dies_half_way_is_gone_on_with(serve: Serve, ask, tmp_path: Path):
     options = {"prompts": lines(tmp_path), "new_tokens": 5, "together": 4}
-    whole = list(written(ask(serve("silent"), text_only=True, keep=str(tmp_path / "other")), path=str(tmp_path / "whole"), **options))
+    whole = list(
+        written(
+            ask(serve("silent"), text_only=True, keep=str(tmp_path / "other")), path=str(tmp_path / "whole"), **options
+        )
+    )
     server = serve("silent")
     teacher = ask(server, text_only=True, retries=1, concurrency=1)
     source = written(teacher, path=str(tmp_path / "part"), **options)

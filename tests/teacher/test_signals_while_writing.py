@@ -31,12 +31,19 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
     make_taught().save(folder / "teacher")
     ask_lines(folder / "prompts.txt", 14)
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(LINES)))
+    (folder / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i, line in enumerate(LINES))
+    )
     return folder
 
 
 def recipe_of(material: Path, folder: Path, store: str, form: Any, **teacher: Any) -> stillhouse.Recipe:
-    source: dict[str, Any] = {"name": "written", "prompts": str(material / "prompts.txt"), "new_tokens": 30, "together": 5}
+    source: dict[str, Any] = {
+        "name": "written",
+        "prompts": str(material / "prompts.txt"),
+        "new_tokens": 30,
+        "together": 5,
+    }
     source |= {"format": form, "path": str(folder / "rows"), "dtype": "float32"}
     source |= {"template": "none"} if form == "text" else {}
     return stillhouse.parse(
@@ -48,7 +55,13 @@ def recipe_of(material: Path, folder: Path, store: str, form: Any, **teacher: An
                 "validation": 0.3,
                 "end_token": "<|endoftext|>",
             },
-            "teacher": {"name": "store", "path": str(folder / store), "model": str(material / "teacher"), "dtype": "float32", **teacher},
+            "teacher": {
+                "name": "store",
+                "path": str(folder / store),
+                "model": str(material / "teacher"),
+                "dtype": "float32",
+                **teacher,
+            },
             "student": {"name": "drop_layers", "keep": 1},
             "trainer": {"threads": 1, "device": "cpu"},
         }

@@ -57,7 +57,14 @@ class Draft(Protocol):
     """How a strategy has the teacher write what prompts are made of. What was written before is read, not written again."""
 
     def __call__(
-        self, texts: Sequence[str], *, new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...], done: float
+        self,
+        texts: Sequence[str],
+        *,
+        new_tokens: int,
+        temperature: float,
+        top_p: float,
+        stop: tuple[str, ...],
+        done: float,
     ) -> list[Answer]:
         """What the teacher adds to texts, which it is given exactly as they are.
 
@@ -208,7 +215,9 @@ def _rows(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell
     first = _DRAFTING if drafted else 0.0
     any_row, asked = False, 0
     for numbers in _batches([len(p.text) for p in prompts], max(1, settings.together // settings.samples)):
-        asks = [_ask(prompts, number, sample, settings, writer) for number in numbers for sample in range(settings.samples)]
+        asks = [
+            _ask(prompts, number, sample, settings, writer) for number in numbers for sample in range(settings.samples)
+        ]
         key = _digest(asks, arithmetic)
         rows = ledger.next(key)
         if rows is None:
@@ -236,12 +245,12 @@ def _rows(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell
     if not any_row:
         counts = ledger.counts
         what = f"of {counts['texts']} answers {counts['empty']} are empty and {counts['refused']} were refused: no row is left"
-        raise fail(DataError, writer.name, what, "Look at what the teacher writes: stillhouse inspect; change the prompts.")
+        raise fail(
+            DataError, writer.name, what, "Look at what the teacher writes: stillhouse inspect; change the prompts."
+        )
 
 
-def _prompts(
-    writer: Writer, settings: Settings, place: Path, arithmetic: str, tell: Tell
-) -> tuple[list[Prompt], bool]:
+def _prompts(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell: Tell) -> tuple[list[Prompt], bool]:
     """All prompts, each once; and whether the teacher wrote any of them."""
     strategy = find("prompt", settings.prompts.name)
     options = check_options(strategy, settings.prompts.options, "prompts")
@@ -302,7 +311,9 @@ def _kept(
         best: list[tuple[int, float | None]] = [(n, None) for n in there][:keep]
     else:
         scores = select(prompt.text, [answers[n] for n in there], **options) if there else []
-        ranked = sorted(((n, s) for n, s in zip(there, scores, strict=True) if s is not None), key=lambda p: (-p[1], p[0]))
+        ranked = sorted(
+            ((n, s) for n, s in zip(there, scores, strict=True) if s is not None), key=lambda p: (-p[1], p[0])
+        )
         best = sorted(ranked[: keep or 1])
     counts["refused"] += len(there) - len(best)
     return best
@@ -327,10 +338,26 @@ class _Drafts:
         self.count = 0
 
     def __call__(
-        self, texts: Sequence[str], *, new_tokens: int, temperature: float, top_p: float, stop: tuple[str, ...], done: float
+        self,
+        texts: Sequence[str],
+        *,
+        new_tokens: int,
+        temperature: float,
+        top_p: float,
+        stop: tuple[str, ...],
+        done: float,
     ) -> list[Answer]:
         asks = [
-            Ask(text, "exact", _seed(self.settings.seed, "draft", self.count + i, text), new_tokens, temperature, top_p, 0.0, stop)
+            Ask(
+                text,
+                "exact",
+                _seed(self.settings.seed, "draft", self.count + i, text),
+                new_tokens,
+                temperature,
+                top_p,
+                0.0,
+                stop,
+            )
             for i, text in enumerate(texts)
         ]
         self.count += len(texts)
@@ -340,7 +367,9 @@ class _Drafts:
             # the share within a batch of drafts is not known: how many of them become prompts is seen afterwards
             self.tell(_DRAFTING * done)
             answers = self.writer.write(asks, arithmetic=self.arithmetic, tell=lambda share: None)
-            rows = [{"text": ask.text, "seed": ask.seed, "answer": asdict(a)} for ask, a in zip(asks, answers, strict=True)]
+            rows = [
+                {"text": ask.text, "seed": ask.seed, "answer": asdict(a)} for ask, a in zip(asks, answers, strict=True)
+            ]
             self.ledger.add(key, rows, {"texts": len(rows)})
         return [Answer(**row["answer"]) for row in rows]
 

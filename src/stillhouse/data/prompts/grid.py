@@ -13,8 +13,12 @@ from stillhouse.errors import DataError, fail
 _ENDINGS = (".txt",)
 
 
-@reads(lambda options: [p for a in options["axes"].values() if isinstance(a, str) for p in matching(a, _ENDINGS)] or None)
-def grid(*, axes: dict[str, list[str] | str], template: str, count: int | None = None, seed: int = 0) -> Iterator[Prompt]:
+@reads(
+    lambda options: [p for a in options["axes"].values() if isinstance(a, str) for p in matching(a, _ENDINGS)] or None
+)
+def grid(
+    *, axes: dict[str, list[str] | str], template: str, count: int | None = None, seed: int = 0
+) -> Iterator[Prompt]:
     """A template filled with all combinations of topics, styles or what else there is, in a random order.
 
     Texts asked for on many topics in many styles repeat themselves less: Eldan and Li 2023, arXiv:2305.07759, §2.

@@ -34,7 +34,9 @@ def _number(words: str, fits: Callable[[float], bool]) -> AfterValidator:
 def _held(options: dict[str, Any]) -> list[tuple[str, Strategy, str]]:
     found: list[tuple[str, Strategy, str]] = [("prompt", options["prompts"], "prompts")]
     found += [("selection", options["select"], "select")] if options["select"] else []
-    found += [("schedule", options[n], n) for n in ("temperature", "top_p", "min_p") if isinstance(options[n], Strategy)]
+    found += [
+        ("schedule", options[n], n) for n in ("temperature", "top_p", "min_p") if isinstance(options[n], Strategy)
+    ]
     return found
 
 

@@ -191,7 +191,11 @@ class Served(Teacher):
         return "the server's"
 
     def write(
-        self, asks: Sequence[Ask], *, arithmetic: str = "", tell: Callable[[float], None] = lambda share: None
+        self,
+        asks: Sequence[Ask],
+        *,
+        arithmetic: str = "",  # noqa: ARG002
+        tell: Callable[[float], None] = lambda share: None,
     ) -> list[Answer]:
         """What the teacher writes when asked; an answer that was kept is not asked for again.
 
