@@ -343,7 +343,7 @@ class _Row:
         return self.answer is not None and self.heard >= len(self.document)
 
 
-class _Pen(LogitsProcessor):
+class _Pen(LogitsProcessor):  # type: ignore[misc]
     """Chooses every token: drawn while a text is open, given where the teacher only reads on.
 
     Args:
@@ -428,13 +428,13 @@ class _Pen(LogitsProcessor):
             row.hidden = []
 
 
-class _Done(StoppingCriteria):
+class _Done(StoppingCriteria):  # type: ignore[misc]
     """Which rows are done, [B]."""
 
     def __init__(self, pen: _Pen) -> None:
         self.pen = pen
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # type: ignore[override]  # noqa: ARG002
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
         return torch.tensor([row.done for row in self.pen.rows], device=input_ids.device)
 
 

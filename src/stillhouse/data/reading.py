@@ -153,7 +153,7 @@ def lines(path: str, template: str, field: str) -> Iterator[tuple[Path, int, str
     Args:
         path: a file, a folder (its .txt and .jsonl files at any depth) or a glob. Of a text file, empty lines and those that
             begin with # are left out.
-        template: how a text is made of an object's fields: "{instruction}\\n{input}".
+        template: how a text is made of an object's fields: "{instruction} {input}".
         field: what the template calls a line of a text file.
 
     Yields:

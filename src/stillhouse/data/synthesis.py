@@ -230,12 +230,8 @@ def _rows(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell
                 kept = _kept(answers[mine], prompts[number], select, options, settings.keep, counts)
                 for sample, score in kept:
                     ask, answer = asks[mine][sample], answers[mine][sample]
-                    about = {"teacher": writer.name, "fingerprint": writer.fingerprint[:16], "arithmetic": arithmetic}
-                    about |= {"prompts": {"name": settings.prompts.name, **prompts[number].about}, "sample": sample}
-                    about |= {name: value for name, value in asdict(ask).items() if name != "text"}
-                    about["stop"] = list(ask.stop)  # as JSON has it: a row is the same written and read
-                    about |= {"finish": answer.finish, "tokens": answer.tokens, "logprob": answer.logprob}
-                    about |= {} if score is None else {"score": score}
+                    about = {"prompts": {"name": settings.prompts.name, **prompts[number].about}, "sample": sample}
+                    about |= _provenance(writer, arithmetic, ask, answer) | ({} if score is None else {"score": score})
                     rows.append({**record_of(ask.text, ask.form, answer), "provenance": about})
             ledger.add(key, rows, counts)
             told(1.0)
@@ -308,7 +304,7 @@ def _kept(
     there = [n for n, answer in enumerate(answers) if answer.text.strip()]
     counts["empty"] += len(answers) - len(there)
     if select is None:
-        best: list[tuple[int, float | None]] = [(n, None) for n in there][:keep]
+        best: list[tuple[int, float | None]] = [*((n, None) for n in there[:keep])]
     else:
         scores = select(prompt.text, [answers[n] for n in there], **options) if there else []
         ranked = sorted(

@@ -23,13 +23,13 @@ def _pattern(text: str) -> str:
 def agreement(
     prompt: str, answers: Sequence[Answer], *, pattern: Annotated[str, AfterValidator(_pattern)] | None = None
 ) -> list[float | None]:
-    """The answer that the other samples agree with most (self-consistency, Wang et al. 2022, arXiv:2203.11171, §2).
+    r"""The answer that the other samples agree with most (self-consistency, Wang et al. 2022, arXiv:2203.11171, §2).
 
     Args:
         prompt: what was asked.
         answers: the samples.
         pattern: a regular expression whose last match (its group, if it has one) is what must agree, such as
-            ``answer is (-?\\d+)``; an answer without one is refused. Without a pattern, the share of words in common counts.
+            ``answer is (-?\d+)``; an answer without one is refused. Without a pattern, the share of words in common counts.
     """
     if pattern is not None:
         said = [_said(pattern, answer.text) for answer in answers]

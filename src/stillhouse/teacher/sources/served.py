@@ -237,7 +237,7 @@ class Served(Teacher):
         choice = self._choice(self.client.post("chat/completions" if chat else "completions", body, tokens=tokens))
         message = choice.get("message")
         text = message.get("content") if chat and isinstance(message, dict) else choice.get("text")
-        if not _is_text(text):
+        if not isinstance(text, str) or not _is_text(text):
             what = f"answered with {str(text)[:60]!r} where text should be. {self.kept.words()}"
             way_out = "See what the server writes; its chat interface may want another model, or chat: false."
             raise fail(RunError, f"teacher ({self.client.url})", what, way_out)
@@ -423,10 +423,10 @@ def rest(logp_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int32], outcom
     return np.asarray(log_N, dtype=np.float32)
 
 
-def _is_text(value: Any) -> bool:
-    """Whether a value is a string that can be written to a file: no half of a surrogate pair."""
+def _is_text(value: str) -> bool:
+    """Whether a string can be written to a file: no half of a surrogate pair."""
     try:
-        return isinstance(value, str) and value.encode() is not None
+        return value.encode() is not None
     except UnicodeEncodeError:
         return False
 
