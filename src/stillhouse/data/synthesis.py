@@ -246,6 +246,14 @@ def _rows(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell
         )
 
 
+def _provenance(writer: Writer, arithmetic: str, ask: Ask, answer: Answer) -> dict[str, Any]:
+    """All that an answer followed from, and what there is to say of it, as plain values."""
+    asked = {name: value for name, value in asdict(ask).items() if name != "text"}
+    said = {name: value for name, value in asdict(answer).items() if name != "text"}
+    who = {"teacher": writer.name, "fingerprint": writer.fingerprint[:16], "arithmetic": arithmetic}
+    return {**who, **asked, "stop": list(ask.stop), **said}  # a list, as JSON has it: rows are the same written and read
+
+
 def _prompts(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell: Tell) -> tuple[list[Prompt], bool]:
     """All prompts, each once; and whether the teacher wrote any of them."""
     strategy = find("prompt", settings.prompts.name)
