@@ -251,7 +251,12 @@ def _provenance(writer: Writer, arithmetic: str, ask: Ask, answer: Answer) -> di
     asked = {name: value for name, value in asdict(ask).items() if name != "text"}
     said = {name: value for name, value in asdict(answer).items() if name != "text"}
     who = {"teacher": writer.name, "fingerprint": writer.fingerprint[:16], "arithmetic": arithmetic}
-    return {**who, **asked, "stop": list(ask.stop), **said}  # a list, as JSON has it: rows are the same written and read
+    return {
+        **who,
+        **asked,
+        "stop": list(ask.stop),
+        **said,
+    }  # a list, as JSON has it: rows are the same written and read
 
 
 def _prompts(writer: Writer, settings: Settings, place: Path, arithmetic: str, tell: Tell) -> tuple[list[Prompt], bool]:
