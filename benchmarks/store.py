@@ -29,13 +29,12 @@ from rich.table import Table
 
 from stillhouse import machine, models, recipe
 from stillhouse.files import write_json, write_text
-from stillhouse.label import pieces_of
 from stillhouse.objective import Learner
 from stillhouse.student.builders.drop_layers import drop_layers
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.codec import Codec, Hidden, Sampled, TopK
 from stillhouse.teacher.sources.gguf import gguf
-from stillhouse.teacher.store import Store, Writer, create, describe
+from stillhouse.teacher.store import Store, Writer, create, describe, pieces_of
 from stillhouse.types import Batch, Signal
 
 RESULTS = Path(__file__).parent / "results"
@@ -194,7 +193,7 @@ def measure(codec: Codec, train: list[Batch], teacher: Teacher) -> tuple[dict, l
             signal.rows(0, len(batch.select_N))
             bare += time.process_time() - began
             began = time.process_time()
-            for piece in pieces_of(batch, teacher, codec, [False] * len(batch.keys), torch.device("cpu")):
+            for piece in pieces_of(batch, teacher.signal(batch), codec):
                 writer.add(piece)
             labelling += time.process_time() - began
         began = time.process_time()

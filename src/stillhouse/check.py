@@ -62,14 +62,7 @@ def check(settings: recipe.Recipe) -> None:
     """
     problems: list[Problem] = []
     for kind, strategy, where in strategies(settings):
-        with gathering(problems):
-            function = find(kind, strategy.name, where)
-            options = check_options(function, strategy.options, where)
-            problems += files_missing(function, options, where)
-            if kind == "sampler" and data.writes(strategy):
-                function(None, **options)  # it reads nothing yet, but knows which options make sense
-            if kind in ("sampler", "mixture") and isinstance(by := options.get("by"), str):
-                find("difficulty", by, f"{where}.by")
+        check_strategy(kind, strategy, where, problems)
     problems += filter_problems(settings)
     with gathering(problems):
         tasks_of(settings.evaluate.tasks)
@@ -119,6 +112,41 @@ def filter_problems(settings: recipe.Recipe) -> list[Problem]:
                 what = f"asks the teacher about all text, and the weights of '{settings.teacher.name}' are not here"
                 problems.append(Problem(where, what, "Take a folder, a hub id or a GGUF file, or leave it out."))
     return problems
+
+
+def check_strategy(kind: str, strategy: recipe.Strategy, where: str, problems: list[Problem]) -> None:
+    """Collect what is wrong with a strategy, its options, the files it reads, and the strategies that its options name."""
+    with gathering(problems):
+        function = find(kind, strategy.name, where)
+        options = check_options(function, strategy.options, where)
+        so_far = len(problems)
+        for inner_kind, inner, key in getattr(function, "held", lambda _: [])(options):
+            check_strategy(inner_kind, inner, f"{where}.{key}", problems)
+        if len(problems) > so_far:
+            return
+        problems += files_missing(function, options, where)
+        if kind == "sampler" and data.writes(strategy):
+            function(None, **options)  # it reads nothing yet, but knows which options make sense
+        if kind in ("sampler", "mixture") and isinstance(by := options.get("by"), str):
+            find("difficulty", by, f"{where}.by")
+        if kind == "prompt" and len(problems) == so_far and not needs_a_teacher(function):
+            with placed(where):
+                next(function(**options), None)  # whether the first prompt can be made
+
+
+def needs_a_teacher(function: Any) -> bool:
+    """Whether a strategy is given something before its options."""
+    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    return kinds != {inspect.Parameter.KEYWORD_ONLY}
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Put the recipe's key in front of what is raised."""
+    try:
+        yield
+    except StillhouseError as error:
+        raise RecipeError(*(Problem(f"{where}, {p.where}", p.what, p.way_out) for p in error.problems)) from None
 
 
 def class_problems(section: recipe.Data) -> list[Problem]:
@@ -276,9 +304,9 @@ def gathering(problems: list[Problem]) -> Iterator[None]:
 
 
 def files_missing(function: Any, options: dict[str, Any], where: str) -> list[Problem]:
-    """A source's files that are not there."""
-    inputs = getattr(function, "inputs", None)
-    if inputs is None or inputs(options):
+    """Files that a strategy reads and that are not there."""
+    inputs = getattr(function, "inputs", lambda _: None)(options)
+    if inputs is None or inputs:
         return []
     return [Problem(f"{where}.path", f"no file matches '{options.get('path')}'", f"Paths start at {Path.cwd()}.")]
 

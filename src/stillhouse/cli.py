@@ -215,6 +215,24 @@ def look(
 
 
 @app.command()
+def synthesize(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Let the teacher write a recipe's text: answers to prompts, or what goes on from real documents; runs then read it.
+
+    What it writes are the recipe's sources {name: written, prompts: …}; see docs/synthesize.md. Each row says where it came from.
+    An interruption costs one batch of texts; the same command goes on.
+    """
+    from stillhouse.progress import timed
+
+    console = Console()
+    with timed(console, "Starting", START_SECONDS):
+        from stillhouse.recipe import load
+        from stillhouse.synthesize import synthesize as verb
+
+        settings = load(recipe, overrides or ())
+    verb(settings, console=console)
+
+
+@app.command()
 def inspect(
     teacher: Annotated[
         str, typer.Argument(help="A hub id, a folder, a .gguf file, or pkg:PACKAGE.", show_default=False)

@@ -12,7 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -22,7 +22,12 @@ KINDS: dict[str, str] = {
     "source": "data/sources",
     "format": "data/formats",
     "filter": "data/filters",
+<<<<<<< HEAD
     "augmentation": "data/augmentations",
+=======
+    "prompt": "data/prompts",
+    "selection": "data/selections",
+>>>>>>> synth
     "teacher": "teacher/sources",
     "builder": "student/builders",
     "mixture": "data/mixtures",
@@ -41,6 +46,7 @@ KINDS: dict[str, str] = {
 """Kind of strategy → its folder inside the package."""
 
 _PACKAGE = Path(__file__).parent
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def names(kind: str) -> list[str]:
@@ -84,6 +90,16 @@ def find(kind: str, name: str, where: str = "") -> Callable[..., Any]:
         raise fail(RecipeError, where or kind, f"there is no {kind} '{name}'", did_you_mean(name, names(kind)))
     module = importlib.import_module(f"stillhouse.{KINDS[kind].replace('/', '.')}.{name}")
     return getattr(module, name)  # type: ignore[no-any-return]
+
+
+def holds(held: Callable[[dict[str, Any]], list[tuple[str, Any, str]]]) -> Callable[[_F], _F]:
+    """Mark a strategy whose options name other strategies; given its options: of each the kind, the strategy, the option."""
+
+    def mark(function: _F) -> _F:
+        function.held = held  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 def options_model(function: Callable[..., Any]) -> type[BaseModel]:

@@ -9,31 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 
-from stillhouse import data, machine, recipe, student
-from stillhouse.check import check
+from stillhouse import data, recipe, synthesize
 from stillhouse.errors import ModelError, RecipeError, RunError, fail
-from stillhouse.find import check_options, find
-from stillhouse.models import Model
 from stillhouse.progress import bar, timed
 from stillhouse.run import tutor_of
+from stillhouse.storing import Filling, open_store
 from stillhouse.teacher import Teacher
-from stillhouse.teacher.codec import Codec
-from stillhouse.teacher.sources.store import codec_of, weights
-from stillhouse.teacher.store import Piece, Store, Writer, create, describe, fingerprint
+from stillhouse.teacher.store import Store, pieces_of
 from stillhouse.types import Batch
-from stillhouse.vocabulary import compare_vocabularies
-from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
 
 def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tuple[int, int] = (1, 1)) -> Path:
     """Store the teacher's signals for all text of a recipe, to learn from and held out, that has none yet.
 
-    Every position is seen with all of its piece (``data.block``) before it, whatever a run's micro-batches make of it. An
-    interruption costs one unfinished shard; the same command goes on.
+    Every position is seen with all of its piece (``data.block``) before it, whatever a run's micro-batches make of it. What
+    the teacher writes itself is stored while it is written. An interruption costs one unfinished shard; the same command goes on.
 
     Args:
         settings: a recipe whose teacher is ``{name: store, …}``.
@@ -52,40 +44,11 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
     number, parts = shard
     if not 1 <= number <= parts:
         raise fail(RecipeError, "--shard", f"there is no part {number} of {parts}", "Write --shard 1/4 up to 4/4.")
-    if settings.teacher.name != "store":
-        raise fail(
-            RecipeError,
-            "teacher",
-            f"is '{settings.teacher.name}', which names no store to write to",
-            "Set teacher to {name: store, path: stores/<name>, model: <the teacher>}.",
-        )
-    check(settings)
-    options = check_options(find("teacher", "store", "teacher"), settings.teacher.options, "teacher")
-    path = Path(options.pop("path"))
-    options.pop("empty")
-    source = options.pop("model")
-    machine.set_threads(settings.trainer.threads)
-    asked = settings.trainer.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked)
-    with timed(console, "Loading the teacher"):
-        model = weights(source).to(device)
-    tokenizer = tokens_of(settings, source, model, console)
-    own = tokenizer is model.tokenizer
-    codec = codec_of(model.outcomes if own else len(tokenizer), model, weighted=not own, **options)
-    choice = machine.choose_dtype(settings.teacher.dtype, device)
-    model.set_compute_dtype(choice.torch)
-    corpus = _prepare(settings, model, tokenizer, console)
-    teacher = Teacher(model) if own else speaking(settings, Teacher(model), tokenizer, corpus)
-    head = model.head if codec.form == "dense" else None
-    manifest = describe(
-        codec.settings(),
-        teacher=fingerprint(model.network),
-        tokenizer=tokenizer_fingerprint(tokenizer),
-        outcomes=codec.outcomes,
-        block=settings.data.block,
-        arithmetic=choice.dtype,
+    filling = open_store(settings, console)
+    path, corpus = filling.path, _prepare(settings, filling, console)
+    teacher = (
+        Teacher(filling.model) if filling.own else speaking(settings, Teacher(filling.model), filling.tokenizer, corpus)
     )
-    create(path, manifest, head)
     say = console.print if console else lambda *_, **__: None
     store = Store(path)
     for broken, why in store.dropped.items():
@@ -105,19 +68,19 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
     if not total:
         say(f"All of it is labelled: {store.positions:,} positions", highlight=False)
         return path
-    writer = Writer(path)
     with bar(console, "Labelling", total, "tokens") as advance:
         for batch, there in missing():
-            for piece in pieces_of(batch, teacher, codec, there, device):
-                writer.add(piece)
+            for piece in pieces_of(batch, teacher.signal(batch.to(filling.device)), filling.codec, there):
+                filling.writer.add(piece)
             advance(len(batch.input_ids_P))
-        writer.flush()
+        filling.writer.flush()
     done = Store(path)
     size = f"{done.positions:,} positions, {done.bytes / max(done.positions, 1):.0f} bytes each"
     say(f"{path} holds signals of {size}", highlight=False)
     return path
 
 
+<<<<<<< HEAD
 def pieces_of(batch: Batch, teacher: Teacher, codec: Codec, there: list[bool], device: torch.device) -> Iterator[Piece]:
     """The pieces of a batch that are not there yet, with the teacher's signals."""
     signal = teacher.signal(batch.to(device))
@@ -163,6 +126,8 @@ def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Conso
     return model.tokenizer if compare_vocabularies(made.tokenizer, model.tokenizer).comparable else made.tokenizer
 
 
+=======
+>>>>>>> synth
 def speaking(settings: recipe.Recipe, teacher: Teacher, tokenizer: Any, corpus: data.Corpus) -> Teacher:
     """The teacher as a student of other tokens hears it.
 
@@ -178,10 +143,13 @@ def speaking(settings: recipe.Recipe, teacher: Teacher, tokenizer: Any, corpus: 
     return found
 
 
-def _prepare(settings: recipe.Recipe, model: Model, tokenizer: Any, console: Console | None) -> data.Corpus:
+def _prepare(settings: recipe.Recipe, filling: Filling, console: Console | None) -> data.Corpus:
     """The run's corpus, made once also if several parts of it are labelled at the same time."""
-    with _alone(settings.folder), timed(console, "Preparing the text") as tell:
-        return data.prepare(settings.data, tokenizer, settings.folder / "data", teacher=model, progress=tell)
+    with _alone(settings.folder):
+        synthesize.write(settings, filling.model, filling, console=console)
+        with timed(console, "Preparing the text") as tell:
+            folder = settings.folder / "data"
+            return data.prepare(settings.data, filling.tokenizer, folder, teacher=filling.model, progress=tell)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Choice:
         return {"dtype": self.dtype, "reason": self.reason}
 
 
-def choose_dtype(requested: str, device: torch.device | str) -> Choice:
+def choose_dtype(requested: str, device: torch.device | str, shape: tuple[int, int, int] = SHAPE) -> Choice:
     """The arithmetic to use: as requested, or for ``auto`` the one that a measurement of under half a second favours.
 
     On a CPU without instructions for it, bfloat16 can be hundreds of times slower than float32, and nothing warns.
@@ -49,14 +49,15 @@ def choose_dtype(requested: str, device: torch.device | str) -> Choice:
     Args:
         requested: ``auto``, ``float32`` or ``bfloat16``.
         device: where it would be used.
+        shape: rows, inner width and columns of the matrix product that is measured.
     """
     device = torch.device(device)
     if requested == "float32":
         return Choice("float32", "float32, as the recipe asks.")
     if requested == "bfloat16":
         return Choice("bfloat16", "bfloat16, as the recipe asks.")
-    full = measure_gemm(torch.float32, device, seconds=0.15)
-    half = measure_gemm(torch.bfloat16, device, seconds=0.15)
+    full = measure_gemm(torch.float32, device, shape, seconds=0.15)
+    half = measure_gemm(torch.bfloat16, device, shape, seconds=0.15)
     numbers = f"bfloat16 matrix products run at {half:,.1f} GFLOP/s here, float32 at {full:,.1f}"
     if half >= WORTH * full:
         return Choice("bfloat16", f"{numbers}: {half / full:.1f} times as fast.")

@@ -6,6 +6,7 @@ Teacher and student are both a ``Model``. What is particular to a model family i
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -308,6 +309,15 @@ class Model(nn.Module):
         except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             what = f"{self.name} cannot be written there: {error}"
             raise fail(RunError, str(folder.parent), what, "Make room, and run the same command again.") from error
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A hash of a network's weights: their names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict(keep_vars=False).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _is_attention_only(network: PreTrainedModel) -> bool:

@@ -30,6 +30,7 @@ from stillhouse.evaluate.examine import examine
 from stillhouse.evaluate.questions import Task, tasks_of
 from stillhouse.files import atomic_folder, read_json, write_json, write_text
 from stillhouse.find import check_options, find
+from stillhouse.lock import lock
 from stillhouse.models import Model
 from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
@@ -40,7 +41,6 @@ from stillhouse.teacher.kept import kept, kept_ids
 from stillhouse.teacher.quality import Quality, quality
 from stillhouse.teacher.sources.store import StoredTeacher
 from stillhouse.trainer import distributed
-from stillhouse.trainer.lock import lock
 from stillhouse.vocabulary import compare_vocabularies
 from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
@@ -314,7 +314,11 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
         base = master.model if begins is None else models.load(begins, where="student.start")
 
         def sample() -> list[str]:
+<<<<<<< HEAD
             return data.sample(settings.data, base.tokenizer, teacher=master)
+=======
+            return data.sample(settings.data, master.tokenizer, teacher=master, folder=folder / "data")
+>>>>>>> synth
 
         left = measuring_seconds(settings.student, master) if console else None
         with timed(console, "Making the student", left):

@@ -190,7 +190,7 @@ def test_a_run_folder_that_cannot_be_written(content, tmp_path, capfd):
 def test_two_runs_in_one_folder(content, tmp_path, capfd):
     """Another process holds the folder; it is named."""
     code = (
-        "import sys, time; from pathlib import Path; from stillhouse.trainer.lock import lock\n"
+        "import sys, time; from pathlib import Path; from stillhouse.lock import lock\n"
         "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, content["run"]], stdout=subprocess.PIPE, text=True)

@@ -22,10 +22,10 @@ class Server:
         model: who answers.
         mode: "right"; "shifted": a token's log-probabilities are read one place late, as llama-cpp-python reads them; "text":
             keyed by what tokens read; "logits": not normalised; "silent": no prompt log-probabilities, as most servers;
-            "unsure": none of the token that it writes; "foreign": its ids mean other strings; "noisy": what it says of a
+            "unsure": none of the token that it writes; "numbers", "halves": numbers and halves of characters instead of text; "foreign": its ids mean other strings; "noisy": what it says of a
             prompt has little to do with what it says when it writes.
         key: what it wants in the header, if anything.
-        failures: answered with instead, first come first served: a status, with a Retry-After if it is a pair; "drop" closes
+        failures: answered with instead, first come first served: "ok" as it should be, a status, with a Retry-After if it is a pair; "drop" closes
             the connection, "cut" sends half an answer, "hang" waits a second.
     """
 
@@ -72,7 +72,9 @@ class Server:
                 out = network.generate(torch.tensor([ids]), max_new_tokens=body["max_tokens"], do_sample=True)[
                     0, len(ids) :
                 ]
-                text = tokenizer.decode(out, skip_special_tokens=True)
+                text = {"numbers": 7, "halves": "\ud83d"}.get(self.mode) or tokenizer.decode(
+                    out, skip_special_tokens=True
+                )
                 choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
                 return 200, {"choices": [choice]}
         if (k := body.get("prompt_logprobs")) and self.mode != "silent":

@@ -436,7 +436,7 @@ def test_it_writes_text_that_a_student_can_learn_from(serve: Serve, ask, tmp_pat
     assert all(r["messages"][1]["content"] == r["response"] for r in records)
     assert records[0]["response"] != records[1]["response"]
     assert {b["path"] for b in server.bodies} == {"/v1/chat/completions" if chat else "/v1/completions"}
-    assert [b["seed"] for b in sorted(server.bodies, key=lambda b: b["seed"])] == [0, 1, 2, 3]
+    assert len({b["seed"] for b in server.bodies}) == 4
     asked = len(server.bodies)
     assert (
         list(written(ask(server, text_only=True, chat=chat), prompts=str(prompts), samples=2, new_tokens=6)) == records
@@ -444,6 +444,60 @@ def test_it_writes_text_that_a_student_can_learn_from(serve: Serve, ask, tmp_pat
     assert len(server.bodies) == asked
     with pytest.raises(ModelError, match="text_only"):
         teacher.signal(batch_of([4]))
+
+
+def lines(folder: Path, count: int = 12) -> str:
+    path = folder / "prompts.txt"
+    path.write_text("\n".join(f"cask {n}" for n in range(count)))
+    return str(path)
+
+
+def test_a_server_that_dies_half_way_is_gone_on_with(serve: Serve, ask, tmp_path: Path):
+    options = {"prompts": lines(tmp_path), "new_tokens": 5, "together": 4}
+    whole = list(
+        written(
+            ask(serve("silent"), text_only=True, keep=str(tmp_path / "other")), path=str(tmp_path / "whole"), **options
+        )
+    )
+    server = serve("silent")
+    teacher = ask(server, text_only=True, retries=1, concurrency=1)
+    source = written(teacher, path=str(tmp_path / "part"), **options)
+    first = [next(source) for _ in range(4)]
+    with server.lock:
+        server.failures = ["ok"] * 2 + [503] * 50  # it answers half of the next batch
+    with pytest.raises(RunError, match=r"does not answer: status 503.*6 answers are kept") as caught:
+        list(source)
+    assert "the same command goes on" in str(caught.value)
+    assert (tmp_path / "part" / "rows.jsonl").read_text().count("\n") == 4  # partial results
+    server.failures = []
+    before = len(server.bodies)
+    again = list(written(ask(server, text_only=True), path=str(tmp_path / "part"), **options))
+    assert len(server.bodies) - before == 6  # nothing is asked for twice
+
+    def plain(rows: list[dict]) -> list[tuple[str, int]]:  # the tiny server's own chance is not the seed's alone
+        return [(r["prompt"], r["provenance"]["seed"]) for r in rows]
+
+    assert plain(again) == plain(whole) and again[:4] == first
+
+
+@pytest.mark.parametrize(("mode", "came"), [("numbers", "7"), ("halves", "ud83d")])
+@pytest.mark.parametrize("chat", [True, False])
+def test_garbage_is_no_text(serve: Serve, ask, tmp_path: Path, mode: str, came: str, chat: bool):
+    server = serve("silent")
+    options = {"prompts": lines(tmp_path, 4), "new_tokens": 5, "together": 2, "path": str(tmp_path / "rows")}
+    teacher = ask(server, text_only=True, chat=chat)
+    source = written(teacher, **options)
+    next(source), next(source)
+    server.mode = mode
+    with pytest.raises(RunError, match=f"answered with .*{came}.* where text should be. 2 answers are kept"):
+        list(source)
+    server.mode = "silent"
+    assert len(list(written(ask(server, text_only=True, chat=chat), **options))) == 4
+
+
+def test_likelihood_wants_a_server_that_tells_it(serve: Serve, ask, tmp_path: Path):
+    with pytest.raises(StillhouseError, match="does not tell how likely"):
+        list(written(ask(serve("silent"), text_only=True), prompts=lines(tmp_path), new_tokens=5, select="likelihood"))
 
 
 def test_what_has_a_model_writes_with_it(model: Model, tmp_path: Path):

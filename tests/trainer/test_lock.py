@@ -11,9 +11,9 @@ import pytest
 from test_loop import run
 
 from stillhouse.errors import RunError
-from stillhouse.trainer.lock import lock
+from stillhouse.lock import lock
 
-HOLD = "import sys, time, pathlib; from stillhouse.trainer.lock import lock\nwith lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time, pathlib; from stillhouse.lock import lock\nwith lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture

@@ -44,6 +44,9 @@ Report = Callable[[str, float | None, bool], None]
 
 _FORMAT = 4
 """Version of the arrays on disk."""
+WRITTEN = "written"
+"""Folder beside the corpus's, where sources keep what took long to make."""
+
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_REPORTS = 0.3
@@ -121,7 +124,7 @@ def prepare(
     """
     folder = Path(folder)
     end = None if section.classes else end_token(tokenizer, section.end_token)
-    readers = _readers(section, teacher)
+    readers = _readers(section, teacher, folder)
     made_of = _made_of(section, readers, tokenizer, end)
     facts = _facts_if_same(folder, made_of)
     if facts is None:
@@ -144,7 +147,14 @@ def prepare(
     return _open(folder, section, facts)
 
 
-def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: int = 4 << 20) -> list[str]:
+def sample(
+    section: Data,
+    tokenizer: Any,
+    *,
+    teacher: Any = None,
+    folder: str | os.PathLike[str] | None = None,
+    characters: int = 4 << 20,
+) -> list[str]:
     """The first texts to learn from, of all sources in turn, for those who measure on them before the corpus is made.
 
     Sources for which a teacher must write are left out where there are others; what will be held out always is.
@@ -153,16 +163,21 @@ def sample(section: Data, tokenizer: Any, *, teacher: Any = None, characters: in
         section: the recipe's section.
         tokenizer: whose chat template the texts are rendered with.
         teacher: the model that writes.
+        folder: as of ``prepare``; what the teacher writes is kept for it.
         characters: how much text, about, at most.
 
     Raises:
         DataError: a source cannot be read, a record not used, or there is no text.
     """
+<<<<<<< HEAD
     readers = _readers(section, teacher)
     outside = {
         _key(where, rendered) for where, rendered, _ in _rendered([r for r in readers if r.side != TRAIN], tokenizer)
     }
     readers = [reader for reader in readers if reader.side == TRAIN]
+=======
+    readers = _readers(section, teacher, folder)
+>>>>>>> synth
     ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
     texts: dict[bytes, str] = {}
     read = 0
@@ -197,17 +212,19 @@ def options_of(strategy: Strategy, where: str) -> dict[str, Any]:
     return check_options(function, strategy.options, where)
 
 
-def _readers(section: Data, teacher: Any) -> list[_Reader]:
+def _readers(section: Data, teacher: Any, folder: str | os.PathLike[str] | None) -> list[_Reader]:
     readers = []
+    beside = None if folder is None else Path(folder).parent / WRITTEN
     tasks = [*section.task_names, ""]
     for source, where in section.all_sources:
         read, form = find("source", source.name, where), find("format", source.format.name, f"{where}.format")
         options = check_options(read, source.options, where)
         format_options = check_options(form, source.format.options, f"{where}.format")
         own = pace.Pace()
-        possible = {"teacher": teacher, "tell": own.tell}
-        given = tuple(possible[name] for name in inspect.signature(read).parameters if name in possible)
-        assert None not in given, f"{source.name} needs a teacher"
+        possible = {"teacher": teacher, "tell": own.tell, "folder": beside}
+        wanted = inspect.signature(read).parameters
+        given = tuple(possible[name] for name in wanted if name in possible)
+        assert teacher is not None or "teacher" not in wanted, f"{source.name} needs a teacher"
         task = tasks.index(source.task)
         side = {"test_sources": TEST, "validation_sources": VALIDATION}.get(where.split(".")[1], TRAIN)
         place = f"{where} ({source.name})"
@@ -226,7 +243,7 @@ def _made_of(section: Data, readers: list[_Reader], tokenizer: Any, end: int | N
     for function, options in used:
         file = inspect.getsourcefile(function)
         code[f"{function.__module__}:{function.__name__}"] = sha256_file(Path(file)) if file else None
-        for path in getattr(function, "inputs", lambda _: [])(options):
+        for path in getattr(function, "inputs", lambda _: None)(options) or []:
             stat = path.stat()
             files.append([str(path), stat.st_size, stat.st_mtime_ns])
     return {
@@ -405,7 +422,7 @@ class _Builder:
 def _key(where: str, rendered: Rendered) -> bytes:
     """A hash of all that a document is tokenised from."""
     try:
-        return hashlib.blake2b(rendered.content.encode(), digest_size=16).digest()
+        return rendered.key
     except UnicodeEncodeError as error:
         what = f"has half of a surrogate pair at character {error.start}, which is no text"
         raise fail(DataError, where, what, "Clean the record, or leave it out.") from None

@@ -6,8 +6,10 @@ import codecs
 import glob
 import gzip
 import io
+import json
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,8 +25,11 @@ _CHUNK = 1 << 20
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def reads(inputs: Callable[[dict[str, Any]], list[Path]]) -> Callable[[_F], _F]:
-    """Mark a source with the files it would read, given its options: if their size or time changes, so does the data."""
+def reads(inputs: Callable[[dict[str, Any]], list[Path] | None]) -> Callable[[_F], _F]:
+    """Mark a strategy with the files it would read, given its options: if their size or time changes, so does the data.
+
+    None where these options read none; no file at all where they should is a mistake that the check tells.
+    """
 
     def mark(function: _F) -> _F:
         function.inputs = inputs  # type: ignore[attr-defined]
@@ -140,3 +145,62 @@ def not_utf8(path: Path, offset: int, error: UnicodeDecodeError) -> Exception:
         f"is not UTF-8: byte {offset} (0x{byte:02x}) {error.reason}",
         "Convert it first, for example: iconv -f latin1 -t utf-8.",
     )
+
+
+def lines(path: str, template: str, field: str) -> Iterator[tuple[Path, int, str]]:
+    """What the lines of files say: a text file's each for itself, an object of JSON lines through a template of its fields.
+
+    Args:
+        path: a file, a folder (its .txt and .jsonl files at any depth) or a glob. Of a text file, empty lines and those that
+            begin with # are left out.
+        template: how a text is made of an object's fields: "{instruction} {input}".
+        field: what the template calls a line of a text file.
+
+    Yields:
+        the file, the number of the line, the text.
+
+    Raises:
+        DataError: no file; nothing in one; a line is no object, or has no such field.
+    """
+    for file in files(path, LINES):
+        empty = True
+        for number, line in enumerate("".join(decoded(file)).split("\n"), 1):
+            text, where = line.strip(), f"{file}, line {number}"
+            if not text or (file.suffix == ".txt" and text.startswith("#")):
+                continue
+            empty = False
+            fields: Any = {field: text}
+            if file.suffix == ".jsonl":
+                try:
+                    fields = json.loads(text)
+                except ValueError as error:
+                    way_out = "One line holds one whole JSON object."
+                    raise fail(DataError, where, f"is not JSON: {error}", way_out) from None
+                if not isinstance(fields, dict):
+                    what = f"holds a {type(fields).__name__}, not an object"
+                    raise fail(DataError, where, what, f'Write {{"{field}": …}}.')
+            yield file, number, filled(template, fields, where).strip()
+        if empty:
+            raise fail(DataError, str(file), f"holds no {field}", "Write one a line.")
+
+
+LINES = (".txt", ".jsonl")
+"""Endings of files that are read line by line."""
+
+
+def filled(template: str, fields: Mapping[str, Any], where: str) -> str:
+    """A template with the fields that it names in braces.
+
+    Raises:
+        DataError: it names one that is not there, or that holds no text or number.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in fields:
+            raise fail(DataError, where, f"has no field '{name}', which the template names", did_you_mean(name, fields))
+        if not isinstance(fields[name], str | int | float):
+            raise fail(DataError, where, f"field '{name}' holds {str(fields[name])[:60]!r}, not text")
+        return str(fields[name])
+
+    return re.sub(r"\{(\w+)\}", value, template)

@@ -7,6 +7,7 @@ with a class has its one label where its tokenizer gives a class a place, and no
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,15 @@ class Rendered:
     def content(self) -> str:
         """All that it is tokenised from: the text, or both texts."""
         return self.text if self.pair is None else self.text + PAIR + self.pair
+
+    @property
+    def key(self) -> bytes:
+        """A hash of the content, by which it is known in the corpus and in stores of signals.
+
+        Raises:
+            UnicodeEncodeError: the content is no text.
+        """
+        return hashlib.blake2b(self.content.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)

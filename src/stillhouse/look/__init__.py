@@ -22,8 +22,8 @@ from stillhouse.data.measured import GAPS, Measured
 from stillhouse.data.pieces import Pieces
 from stillhouse.data.stream import Stream
 from stillhouse.find import find
+from stillhouse.lock import lock
 from stillhouse.progress import timed
-from stillhouse.trainer.lock import lock
 from stillhouse.trainer.tasks import EPOCHS, STARVED
 from stillhouse.types import Batch
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillhouse.errors import RunError, fail
 from stillhouse.files import read_json, sha256_file, sync_folder, write_bytes
@@ -401,6 +401,28 @@ class Writer:
         self._pieces, self._tokens, self._began = [], 0, time.monotonic()
 
 
+def pieces_of(batch: Batch, signal: Signal, codec: Codec, there: Sequence[bool] | None = None) -> Iterator[Piece]:
+    """The pieces of a batch with what the teacher says of them.
+
+    Args:
+        batch: on the CPU.
+        signal: dense, of its positions.
+        codec: the kind of signals.
+        there: which of the batch's documents are left out, as the store has them.
+    """
+    columns = codec.encode(signal, batch)
+    inputs = batch.input_ids_P.numpy().astype(np.int32)
+    document_N = batch.document_N.numpy()
+    for d, (key, offset) in enumerate(zip(batch.keys, batch.offsets_D, strict=True)):
+        if there is not None and there[d]:
+            continue
+        start, stop = batch.borders_D1[d : d + 2]
+        here = document_N == d
+        selected = np.zeros(stop - start, np.bool_)
+        selected[batch.select_N.numpy()[here] - start] = True
+        yield Piece(key, offset, inputs[start:stop], selected, {name: c[here] for name, c in columns.items()})
+
+
 def shard_bytes(pieces: list[Piece], manifest: Mapping[str, Any]) -> bytes:
     """A shard's content: the same pieces give the same bytes."""
     widths = codec(manifest["signal"], manifest["outcomes"]).widths
@@ -488,15 +510,6 @@ def refuse_foreign(path: Path, there: Mapping[str, Any], wanted: Mapping[str, An
             RunError, str(path), f"is a store of other signals: {'; '.join(different)}",
             "Give these their own folder (teacher.path=…), or set the recipe to what the store holds.",
         )  # fmt: skip
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of a network's weights: their names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 _NAMES = {

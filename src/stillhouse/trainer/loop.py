@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from stillhouse.errors import RecipeError, RunError, fail
 from stillhouse.files import write_json
 from stillhouse.find import check_options, find
+from stillhouse.lock import lock
 from stillhouse.machine import Choice, choose_dtype, set_threads
 from stillhouse.recipe import Trainer
 from stillhouse.trainer import distributed
 from stillhouse.trainer.checkpoint import Checkpoints, Saved, seed_generators
 from stillhouse.trainer.distributed import Ranks, gather_again, sum_over_ranks
 from stillhouse.trainer.interrupt import InterruptedRunError, Stop, deterministic, listening
-from stillhouse.trainer.lock import lock
 from stillhouse.trainer.metrics import Metrics
 from stillhouse.trainer.optim import clip, gradient_norm, learning_rate, make_optimiser, moments
 from stillhouse.trainer.progress import Reporter

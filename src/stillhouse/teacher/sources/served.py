@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from stillhouse.models import Model
 from stillhouse.teacher import Teacher, load
 from stillhouse.teacher.client import Client, Kept
 from stillhouse.types import Batch, Signal
+from stillhouse.writing import Answer, Ask
 
 PROBE = (
     "Once upon a time there was a king who had three daughters. The first daughter was wise, the second daughter was brave, "
@@ -173,39 +176,77 @@ class Served(Teacher):
         """Itself: no network runs here."""
         return self
 
+    @property
+    def chats(self) -> bool:
+        """Whether it writes through the chat interface."""
+        return self.chat
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from other served models: where it is and what it is called; its weights are not known here."""
+        return sha256_text("served", self.client.url, self.name)
+
+    def arithmetic(self, asked: str, together: int) -> str:  # noqa: ARG002
+        """What it writes in is the server's to choose."""
+        return "the server's"
+
     def write(
-        self, prompts: Sequence[str], *, new_tokens: int, temperature: float, top_p: float, seed: int
-    ) -> list[str]:
-        """What the teacher writes after each prompt; an answer that was kept is not asked for again.
+        self,
+        asks: Sequence[Ask],
+        *,
+        arithmetic: str = "",  # noqa: ARG002
+        tell: Callable[[float], None] = lambda share: None,
+    ) -> list[Answer]:
+        """What the teacher writes when asked; an answer that was kept is not asked for again.
 
         Args:
-            prompts: as a person would write them; a chat template is applied by the server.
-            new_tokens: of an answer, at most.
-            temperature: of the sampling.
-            top_p: only the likeliest tokens that together have this probability.
-            seed: of the sampling; each prompt has its own, from this one on.
+            asks: what; a chat template is applied by the server.
+            arithmetic: the server's.
+            tell: called with the share that is answered.
 
         Raises:
-            RunError: the server does not answer, or a budget is spent; what was answered is kept.
+            RunError: the server does not answer, answers what is no text, or a budget is spent; what was answered is kept.
 
         """
-        common = {"model": self.name, "max_tokens": new_tokens, "temperature": temperature, "top_p": top_p}
+        answered = itertools.count(1)
 
-        def one(numbered: tuple[int, str]) -> str:
-            number, prompt = numbered
-            body = common | {"seed": seed + number}
-            body |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
-            key = sha256_text("text", str(self.chat), repr(sorted(common.items())), str(seed + number), prompt)
-            answer = self.kept.get(key)
-            if not isinstance(answer, str):
-                tokens = len(self._ids(prompt)) + new_tokens
-                path = "chat/completions" if self.chat else "completions"
-                choice = self._choice(self.client.post(path, body, tokens=tokens))
-                answer = str((choice.get("message", {}).get("content") if self.chat else choice.get("text")) or "")
-                self.kept.put(key, answer)
+        def one(ask: Ask) -> Answer:
+            answer = self._answer(ask)
+            tell(next(answered) / len(asks))
             return answer
 
-        return self.client.map(one, list(enumerate(prompts)))
+        return self.client.map(one, asks)
+
+    def _answer(self, ask: Ask) -> Answer:
+        chat = ask.form == "chat"
+        body: dict[str, Any] = {"model": self.name, "max_tokens": ask.new_tokens, "seed": ask.seed}
+        body |= {"temperature": ask.temperature, "top_p": ask.top_p}
+        body |= {"min_p": ask.min_p} if ask.min_p else {}  # not of OpenAI's interface; vLLM and llama.cpp know it
+        body |= {"stop": list(ask.stop)} if ask.stop else {}
+        if chat:
+            body |= {"messages": [{"role": "user", "content": ask.text}]} | ({"logprobs": True} if self.forms else {})
+        else:
+            # special tokens are sent as the tokens they are: what a server reads in their names is its own affair
+            prompt = self._ids(ask.text) if ask.form == "exact" else ask.text
+            body |= {"prompt": prompt} | ({"logprobs": 1} if self.forms else {})
+        key = sha256_text("answer", str(chat), json.dumps(body, sort_keys=True))
+        kept = self.kept.get(key)
+        if isinstance(kept, dict):
+            return Answer(**kept)
+        tokens = len(self._ids(ask.text)) + ask.new_tokens
+        choice = self._choice(self.client.post("chat/completions" if chat else "completions", body, tokens=tokens))
+        message = choice.get("message")
+        text = message.get("content") if chat and isinstance(message, dict) else choice.get("text")
+        if not isinstance(text, str) or not _is_text(text):
+            what = f"answered with {str(text)[:60]!r} where text should be. {self.kept.words()}"
+            way_out = "See what the server writes; its chat interface may want another model, or chat: false."
+            raise fail(RunError, f"teacher ({self.client.url})", what, way_out)
+        logprobs = _own_logprobs(choice)
+        count = len(logprobs) if logprobs else len(self._ids(text))
+        finish = "length" if choice.get("finish_reason") == "length" else "end"
+        answer = Answer(text, max(count, 1), finish, sum(logprobs) if logprobs else None)  # type: ignore[arg-type]
+        self.kept.put(key, vars(answer))
+        return answer
 
     def probe(self) -> None:
         """See with four short requests whether the server's prompt log-probabilities are what they should be.
@@ -380,6 +421,25 @@ def rest(logp_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int32], outcom
     with np.errstate(divide="ignore"):
         log_N = np.log(np.where(named_N < outcomes, np.maximum(left_N, _TINY), 0.0))
     return np.asarray(log_N, dtype=np.float32)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written to a file: no half of a surrogate pair."""
+    try:
+        return value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _own_logprobs(choice: dict[str, Any]) -> list[float]:
+    """Log-probabilities of the tokens written, as either interface tells them; empty where it does not."""
+    told = choice.get("logprobs")
+    try:
+        if isinstance(told, dict) and isinstance(told.get("content"), list):
+            return [float(token["logprob"]) for token in told["content"]]
+        return [float(value) for value in told["token_logprobs"]] if isinstance(told, dict) else []
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _generated(choice: dict[str, Any]) -> dict[int, float]:

@@ -11,12 +11,12 @@ import torch
 
 from stillhouse.errors import ModelError, RecipeError, fail
 from stillhouse.find import check_options, find
-from stillhouse.models import Model
+from stillhouse.models import Model, fingerprint
 from stillhouse.progress import takes
 from stillhouse.recipe import as_teacher
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.codec import Codec, Hidden, Sampled, TopK, Weighted
-from stillhouse.teacher.store import Store, fingerprint, refuse_foreign
+from stillhouse.teacher.store import Store, refuse_foreign
 from stillhouse.types import Batch, Signal
 from stillhouse.vocabulary import fingerprint as tokenizer_fingerprint
 
