@@ -158,8 +158,6 @@ def main() -> None:
             first, last = alike[0], alike[-1]
             growth = math.log(last["documents"] / first["documents"])
             found["exponent_of_time"] = round(math.log(last["cpu_seconds"] / first["cpu_seconds"]) / growth, 3)
-            more = last["mib_peak"] - first["mib_peak"]
-            found["bytes_of_memory_a_document"] = round(more * 2**20 / (last["documents"] - first["documents"]))
         write_json(asked.out, found)
     table = Table("documents", "words each", "workers", "tokens kept", "CPU s", "documents/s", "tokens/s", "peak MiB")
     for row in rows:
@@ -169,7 +167,7 @@ def main() -> None:
             f"{row['mib_peak']:,}",
         )  # fmt: skip
     console.print(table)
-    console.print({key: found[key] for key in ("exponent_of_time", "bytes_of_memory_a_document") if key in found})
+    console.print(f"CPU time grows as the number of documents to the power of {found.get('exponent_of_time', '–')}")
 
 
 if __name__ == "__main__":
