@@ -22,12 +22,9 @@ KINDS: dict[str, str] = {
     "source": "data/sources",
     "format": "data/formats",
     "filter": "data/filters",
-<<<<<<< HEAD
     "augmentation": "data/augmentations",
-=======
     "prompt": "data/prompts",
     "selection": "data/selections",
->>>>>>> synth
     "teacher": "teacher/sources",
     "builder": "student/builders",
     "mixture": "data/mixtures",

@@ -80,54 +80,6 @@ def label(settings: recipe.Recipe, *, console: Console | None = None, shard: tup
     return path
 
 
-<<<<<<< HEAD
-def pieces_of(batch: Batch, teacher: Teacher, codec: Codec, there: list[bool], device: torch.device) -> Iterator[Piece]:
-    """The pieces of a batch that are not there yet, with the teacher's signals."""
-    signal = teacher.signal(batch.to(device))
-    columns = codec.encode(signal, batch)
-    inputs = batch.input_ids_P.numpy().astype(np.int32)
-    document_N = batch.document_N.numpy()
-    for d, (key, offset) in enumerate(zip(batch.keys, batch.offsets_D, strict=True)):
-        if there[d]:
-            continue
-        start, stop = batch.borders_D1[d : d + 2]
-        here = document_N == d
-        selected = np.zeros(stop - start, np.bool_)
-        selected[batch.select_N.numpy()[here] - start] = True
-        yield Piece(key, offset, inputs[start:stop], selected, {name: c[here] for name, c in columns.items()})
-
-
-def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Console | None) -> Any:
-    """The tokenizer of the recipe's text: the teacher's own, or that of a student which kept some of its tokens.
-
-    Of texts with classes it is always the teacher's: what it says of a whole text holds in any tokens.
-
-    Args:
-        settings: the recipe.
-        source: the teacher, as the recipe names it.
-        model: the teacher.
-        console: where to show progress.
-
-    Raises:
-        StillhouseError: the student cannot be made.
-    """
-    if settings.data.classes:
-        return model.tokenizer
-    shape = student.build(settings.student, weights(source, empty=True), empty=True, classes=settings.data.classes)
-    if tokenizer_fingerprint(shape.tokenizer) == tokenizer_fingerprint(model.tokenizer):
-        return model.tokenizer
-
-    def sample() -> list[str]:
-        return data.sample(settings.data, model.tokenizer, teacher=model)
-
-    # which tokens it keeps follows from the text; the student itself is made again by the run
-    with timed(console, "Choosing the student's tokens"):
-        made = student.build(settings.student, model, settings.trainer.seed, sample=sample)
-    return model.tokenizer if compare_vocabularies(made.tokenizer, model.tokenizer).comparable else made.tokenizer
-
-
-=======
->>>>>>> synth
 def speaking(settings: recipe.Recipe, teacher: Teacher, tokenizer: Any, corpus: data.Corpus) -> Teacher:
     """The teacher as a student of other tokens hears it.
 

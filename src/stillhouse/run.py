@@ -314,11 +314,7 @@ def first_student(settings: recipe.Recipe, master: Teacher, folder: Path, consol
         base = master.model if begins is None else models.load(begins, where="student.start")
 
         def sample() -> list[str]:
-<<<<<<< HEAD
-            return data.sample(settings.data, base.tokenizer, teacher=master)
-=======
-            return data.sample(settings.data, master.tokenizer, teacher=master, folder=folder / "data")
->>>>>>> synth
+            return data.sample(settings.data, base.tokenizer, teacher=master, folder=folder / "data")
 
         left = measuring_seconds(settings.student, master) if console else None
         with timed(console, "Making the student", left):

@@ -99,6 +99,8 @@ def open_store(settings: recipe.Recipe, console: Console | None) -> Filling:
 def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Console | None) -> Any:
     """The tokenizer of the recipe's text: the teacher's own, or that of a student which kept some of its tokens.
 
+    Of texts with classes it is always the teacher's: what it says of a whole text holds in any tokens.
+
     Args:
         settings: the recipe.
         source: the teacher, as the recipe names it.
@@ -108,6 +110,8 @@ def tokens_of(settings: recipe.Recipe, source: str, model: Model, console: Conso
     Raises:
         StillhouseError: the student cannot be made.
     """
+    if settings.data.classes:
+        return model.tokenizer
     shape = student.build(settings.student, weights(source, empty=True), empty=True, classes=settings.data.classes)
     if tokenizer_fingerprint(shape.tokenizer) == tokenizer_fingerprint(model.tokenizer):
         return model.tokenizer

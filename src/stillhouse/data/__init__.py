@@ -169,15 +169,11 @@ def sample(
     Raises:
         DataError: a source cannot be read, a record not used, or there is no text.
     """
-<<<<<<< HEAD
-    readers = _readers(section, teacher)
+    readers = _readers(section, teacher, folder)
     outside = {
         _key(where, rendered) for where, rendered, _ in _rendered([r for r in readers if r.side != TRAIN], tokenizer)
     }
     readers = [reader for reader in readers if reader.side == TRAIN]
-=======
-    readers = _readers(section, teacher, folder)
->>>>>>> synth
     ready = [reader for reader in readers if teacher is None or teacher not in reader.given] or readers
     texts: dict[bytes, str] = {}
     read = 0
