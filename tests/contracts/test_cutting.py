@@ -220,6 +220,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("state_space", "gpt2", {}, "the attention of a GPT2LMHeadModel cannot become state-space layers here"),
     ("state_space", "llama-untied", {}, "its projections have biases"),
     ("state_space", "llama-classifier", {}, "cannot become state-space layers here"),
+    ("state_space", "llama", {"attention": []}, "no layer keeps its attention"),
     ("state_space", "llama", {"attention": [3]}, "[3] names layers that a teacher of 3 does not have"),
     ("linear_attention", "qwen3", {}, "the attention of a Qwen3ForCausalLM cannot become linear attention here"),
     ("linear_attention", "mistral", {}, "its attention sees only the last 4 tokens"),

@@ -1,6 +1,6 @@
 """A Llama whose attention is exact over a window of the last tokens and linear over all before it.
 
-LoLCATs (Zhang et al. 2024, arXiv:2410.10254, §3): softmax attention over the last w tokens and linear attention with learned
+LoLCATs (Zhang et al. 2024, arXiv:2410.10254): softmax attention over the last w tokens and linear attention with learned
 feature maps over those before, under one sum. With queries q, keys k and values v of a head of width d, rotary positions
 applied, s_nj = q_n · k_j / √d, c_n their largest in the window, and γ in (0, 1) learned for each head::
 

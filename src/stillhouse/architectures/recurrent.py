@@ -3,7 +3,7 @@
 Every layer adds to one stream of states, as in a transformer: x + W cell(norm(x)). The stream is as wide as the embedding, so
 embedding and head can be a teacher's, tied or not. A classifier reads in both directions and pools the states of a text by
 their largest or mean values, then a layer with ReLU and the last one (the BiLSTM student of Tang et al. 2019,
-arXiv:1903.12136, §3.1, which takes the last states in place of pooled ones).
+arXiv:1903.12136, which takes the last states in place of pooled ones).
 
 The copy of this file that is saved beside the weights serves where there is no Stillhouse: it imports nothing but torch,
 transformers and its neighbour.

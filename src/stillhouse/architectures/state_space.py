@@ -73,7 +73,7 @@ def pack(network: PreTrainedModel) -> None:
 
 
 def scan(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int = CHUNK) -> Tensor:
-    """A linear recurrence over time, by chunks (Dao and Gu 2024, Mamba-2, arXiv:2405.21060, §6).
+    """A linear recurrence over time, by chunks (Dao and Gu 2024, Mamba-2, arXiv:2405.21060).
 
     For every text and head: state_t = exp(decay_t) state_{t−1} + b_t x_tᵀ, y_t = state_tᵀ c_t. Within a chunk that is one
     masked product as in attention; the states at the chunks' borders come of a small product over chunks.

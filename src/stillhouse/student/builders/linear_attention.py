@@ -19,7 +19,7 @@ from stillhouse.student.hybrid import inherited, kept_layers, refuse_unlike_llam
 def linear_attention(
     teacher: Model, *, window: int = 64, features: int | None = None, attention: list[int] | None = None
 ) -> Model:
-    """The teacher with linear attention behind a window of exact attention (LoLCATs, Zhang et al. 2024, arXiv:2410.10254, §3).
+    """The teacher with linear attention behind a window of exact attention (LoLCATs, Zhang et al. 2024, arXiv:2410.10254).
 
     All weights are the teacher's; only the feature maps are fresh. Take drop_layers before this one for a shallower student.
     It is of a class of Stillhouse's: elsewhere it loads with ``trust_remote_code=True``, from the files beside it.

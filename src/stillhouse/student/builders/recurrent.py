@@ -29,7 +29,7 @@ def recurrent(
     embedding: int | None = None,
     pooling: Literal["max", "mean"] = "max",
 ) -> Model:
-    """An LSTM or GRU language model, or a BiLSTM classifier (Tang et al. 2019, arXiv:1903.12136, §3.1).
+    """An LSTM or GRU language model, or a BiLSTM classifier (Tang et al. 2019, arXiv:1903.12136).
 
     Embedding and head are the teacher's, tied or not as there; the layers are fresh: there is no published way to make them
     of attention. Take trim_vocabulary before this one where the embedding is most of the student. The student is of a class

@@ -19,12 +19,13 @@ KEEPS_EVERY = 4
 
 
 def state_space(teacher: Model, *, attention: list[int] | None = None) -> Model:
-    """The teacher with Mamba-2 in place of most attention (MambaInLlama, Wang et al. 2024, arXiv:2408.15237, §2).
+    """The teacher with Mamba-2 in place of most attention (MambaInLlama, Wang et al. 2024, arXiv:2408.15237).
 
     What attention computes without its softmax is what Mamba-2 computes with nothing forgotten: so C, B and x begin as the
     teacher's q, k and v, and its output as o; keys and values that heads share are repeated. Gates and decays are fresh, and
-    convolutions let pass (in the paper they are drawn). MLPs, norms, embedding, head and the layers that keep their attention are the teacher's. The student is of
-    transformers' own class GraniteMoeHybrid, without experts. Take drop_layers before this one for a shallower student.
+    convolutions let pass (in the paper they are drawn). MLPs, norms, embedding, head and the layers that keep their
+    attention are the teacher's. The student is of transformers' own class GraniteMoeHybrid, without experts. Take
+    drop_layers before this one for a shallower student.
 
     Args:
         teacher: a language model of the type Llama, or a Mistral without a sliding window; its heads together as wide as its
@@ -37,6 +38,9 @@ def state_space(teacher: Model, *, attention: list[int] | None = None) -> Model:
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     usual = list(range(min(KEEPS_EVERY, depth) - 1, depth, KEEPS_EVERY))
     keep = kept_layers(teacher, usual if attention is None else attention)
+    if not keep:  # transformers' cache counts its tokens by such a layer: without one no text can be written
+        what = "no layer keeps its attention, and transformers writes no text with such a model"
+        raise fail(ModelError, "student.attention", what, f"Name one: attention: [{usual[-1]}].")
     width = config.head_dim or config.hidden_size // heads
     refusals = [
         (heads * width != config.hidden_size, f"its heads together are {heads * width} wide, and its hidden states {config.hidden_size}"),
