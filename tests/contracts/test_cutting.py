@@ -38,8 +38,8 @@ OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 """Builder of another architecture → options, and the families that it takes."""
 
-ELSEWHERE = {"pretrained", "random", "classifier"}
-"""Builders that take weights from elsewhere, or none; they have tests of their own."""
+ELSEWHERE = {"pretrained", "random", "classifier", "lora"}
+"""Builders that take weights from elsewhere, or add to the teacher; they have tests of their own."""
 
 GROW = {"copy_layers", "linear_attention", "state_space"}
 """Builders whose student may have more parameters than its teacher, of as many layers."""
