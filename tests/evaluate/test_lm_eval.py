@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from stillhouse.errors import RecipeError
 from stillhouse.evaluate import answers
 from stillhouse.evaluate.asking import ask
 from stillhouse.evaluate.questions import Task
+from stillhouse.evaluate.tasks.lm_eval import lm_eval
 from stillhouse.models import load
 
 HERE = Path(__file__).parent / "lm_eval"
@@ -45,3 +47,38 @@ def test_two_hundred_questions_one_by_one():
                 assert norm[i] == sample["acc_norm"]
         rights += raw.tolist()
     assert 0.05 < sum(rights) / 200 < 0.95, "neither always right nor always wrong"
+
+
+YAML = """
+task: riddles
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {path}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{{metric: acc}}]
+"""
+
+
+def test_a_task_file_of_theirs_makes_our_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (stillhouse[lm-eval])")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"What is {i}?", "choices": ["a piano", "a door"], "answer": i % 2} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    (tmp_path / "riddles.yaml").write_text(YAML.format(path=tmp_path / "rows.jsonl"), encoding="utf-8")
+    task = lm_eval(task="riddles", include=str(tmp_path), dev_questions=5)
+    found = sorted((*task.questions, *task.dev), key=lambda q: int(q.id.rpartition(".")[2]))
+    assert [(q.contexts, q.options, q.gold) for q in found] == [
+        ((f"What is {i}?\nAnswer:",), (" a piano", " a door"), i % 2) for i in range(30)
+    ]
+    with pytest.raises(RecipeError, match="there is no task 'chess'"):
+        lm_eval(task="chess", include=str(tmp_path))
+
+
+def test_without_the_harness_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(RecipeError, match=r"stillhouse\[lm-eval\]"):
+        lm_eval(task="arc_easy")

@@ -38,23 +38,14 @@ def lm_eval(
     if task not in manager.all_tasks:
         raise fail(RecipeError, "task", f"there is no task '{task}' there", "lm-eval ls tasks shows all.")
     try:
-        found = list(_leaves(library.get_task_dict([task], manager)))
-        questions = [question for name, each in found for question in _questions(name, each, shots)]
+        found = manager.load(task)["tasks"]
+        questions = [question for name, each in found.items() for question in _questions(name, each, shots)]
     except (OSError, ValueError, ImportError) as error:
         raise fail(RecipeError, "task", f"'{task}' cannot be read: {error}", "Give local data files.") from error
     if questions[0].kind != "choice":
         return Task(tuple(questions), capability)
     scored, dev = split(questions, dev_questions)
     return Task(scored, capability, dev)
-
-
-def _leaves(found: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """The tasks of nested groups."""
-    for name, each in found.items():
-        if isinstance(each, dict):
-            yield from _leaves(each)
-        else:
-            yield str(name), each
 
 
 def _questions(name: str, task: Any, shots: int) -> Iterator[Question]:
