@@ -38,7 +38,7 @@ OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 """Builder of another architecture → options, and the families that it takes."""
 
-ELSEWHERE = {"pretrained", "random", "classifier", "lora"}
+ELSEWHERE = {"pretrained", "random", "classifier", "lora", "same"}
 """Builders that take weights from elsewhere, or add to the teacher; they have tests of their own."""
 
 GROW = {"copy_layers", "linear_attention", "state_space"}
