@@ -361,7 +361,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         18,
         "teacher/sources/store.py",
-        "refuse_foreign(Path(path), found.manifest, wanted)",
+        'refuse_foreign(Path(path), found.manifest, wanted | {"signal": codec.settings()})',
         "assert wanted",
         f"{_SIGNALS}::test_trap_18_a_foreign_store_is_refused",
     ),
