@@ -139,12 +139,9 @@ class _Desk:
         self.runtime: Runtime | None = None
 
     def load(self, runtime: str, path: str, threads: int) -> dict[str, Any]:
-        """Import the runtime and load the artefact: seconds of each, memory after both."""
+        """Import this package, then the runtime, and load the artefact: seconds and memory of the first and of all else."""
         began = time.perf_counter()
         function = find("runtime", runtime)
-        prepare = getattr(function, "imports", None)
-        if prepare is not None:
-            prepare()
         imported = time.perf_counter()
         base = _peak()
         self.runtime = function(Path(path), threads)
