@@ -13,7 +13,7 @@ from shared import LINES, make_llama, make_tokenizer
 import stillhouse
 from stillhouse import models
 from stillhouse.check import costs
-from stillhouse.errors import RecipeError
+from stillhouse.errors import RecipeError, StillhouseError
 from stillhouse.evaluate import records
 
 
@@ -104,7 +104,9 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path):
 def test_stages_that_grow_are_refused_before_anything_is_trained(tmp_path: Path):
     stages = [{"name": "small", "student": {"name": "drop_layers", "keep": 1}}]
     recipe = settings(tmp_path, stages=stages, student={"name": "random", "layers": 3}, evaluate={})
-    with pytest.raises(RecipeError, match=r"student: has [\d,]+ parameters, more than the [\d,]+ of who teaches it"):
+    with pytest.raises(
+        StillhouseError, match=r"student: has [\d,]+ parameters, more than the [\d,]+ of who teaches it"
+    ):
         stillhouse.run(recipe)
     assert not (tmp_path / "run").exists()
 

@@ -155,7 +155,7 @@ def test_trap_17_learned_projections_stay_behind(tmp_path: Path):
     student = build(Student(name="random", hidden=16), teacher.model, seed=1)
     learner = Learner(student, Objective(terms=["hidden_mse"]), 1, shape=Shape.of(teacher.model))
     assert len(list(learner.projections.parameters())) > 0
-    folder = find("export", "hf")(student, tmp_path / "student")
+    folder = find("export", "hf")(student, tmp_path / "student").path
     names = set(load_file(folder / "model.safetensors"))
     fresh = type(student.network)(student.config)
     assert names == {name for name, _ in fresh.named_parameters()}

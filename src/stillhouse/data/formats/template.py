@@ -16,7 +16,7 @@ from stillhouse.errors import DataError, fail
 
 
 def template(record: Mapping[str, Any], tokenizer: Any, *, prompt: str, response: str, chat: bool = False) -> Rendered:
-    """Fields put into words: ``prompt: "Q: {{ question }} A:"``, ``response: "{{ choices[answer] }}"``; the answer carries loss.
+    """Fields put into words: ``prompt: "Q: {{ question }} A:"``, ``response: "{{ answer }}"``; the answer carries loss.
 
     The templates are Jinja's, as those of P3 are (Bach et al. 2022, arXiv:2202.01279), so a label becomes a word by
     ``{{ "yes" if label else "no" }}`` and a list a line by ``{{ choices | join(", ") }}``. Never cut into pieces.

@@ -36,10 +36,12 @@ def trim_vocabulary(
     rows = teacher.network.get_input_embeddings().weight.shape[0]
     empty = next(teacher.parameters()).is_meta
     vocabulary = Vocabulary.of(teacher.tokenizer, rows, named_ids(teacher.network))
+    if characters == "all":
+        vocabulary.check(size)  # before any text is read
     texts = [] if empty else sample()
     if characters == "seen":
         vocabulary = vocabulary.without_unseen(teacher.tokenizer, texts)
-    vocabulary.check(size)
+        vocabulary.check(size)
     counts = Counter() if empty else vocabulary.count(teacher.tokenizer, texts)
     keep_V = vocabulary.choose(counts, size)
     network = copy.deepcopy(teacher.network)
