@@ -63,7 +63,7 @@ metric_list: [{{metric: acc}}]
 
 
 def test_a_task_file_of_theirs_makes_our_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (stillhouse[lm-eval])")
+    pytest.importorskip("lm_eval.tasks", reason="lm-evaluation-harness is not installed (stillhouse[lm-eval])")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = [{"question": f"What is {i}?", "choices": ["a piano", "a door"], "answer": i % 2} for i in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
