@@ -318,6 +318,7 @@ def main() -> None:
                 "ratio": statistics.median(ratios),
                 "lowest": min(ratios),
                 "highest": max(ratios),
+                "ratios": [round(ratio, 3) for ratio in ratios],
                 "seconds": statistics.median(times[name]),
                 "peak_MiB": memory[name],
                 "peak_ratio": memory[name] / memory[names[0]],
