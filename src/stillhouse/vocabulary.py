@@ -100,6 +100,25 @@ def _first(meaning: list[Content]) -> dict[bytes, int]:
     return found
 
 
+def must_be_fast(tokenizer: Any, where: str = "tokenizer") -> None:
+    """Refuse a tokenizer that works in Python alone: it keeps no offsets and no rules that could be read.
+
+    Args:
+        tokenizer: of transformers.
+        where: what the message names.
+
+    Raises:
+        ModelError: the tokenizer is not a fast one.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise fail(
+            ModelError,
+            where,
+            f"{type(tokenizer).__name__} cannot say which characters a token stands for",
+            "Use a model whose folder has a tokenizer.json.",
+        )
+
+
 def contents(tokenizer: Any) -> list[Content]:
     """What each id from 0 on stands for.
 
@@ -112,13 +131,7 @@ def contents(tokenizer: Any) -> list[Content]:
     Raises:
         ModelError: the tokenizer is not a fast one.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise fail(
-            ModelError,
-            "tokenizer",
-            f"{type(tokenizer).__name__} cannot say which characters a token stands for",
-            "Use a model whose folder has a tokenizer.json.",
-        )
+    must_be_fast(tokenizer)
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = {each["type"] for name in ("normalizer", "pre_tokenizer", "decoder") for each in _steps(rules[name])}
     continuing = rules["model"].get("continuing_subword_prefix") if rules["model"]["type"] == "WordPiece" else None

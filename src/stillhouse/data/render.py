@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.errors import DataError, ModelError, did_you_mean, fail
-from stillhouse.vocabulary import encode, pools_first
+from stillhouse.errors import DataError, did_you_mean, fail
+from stillhouse.vocabulary import encode, must_be_fast, pools_first
 
 NO_LOSS = -1
 """In place of a label that carries no loss."""
@@ -129,13 +129,7 @@ def end_token(tokenizer: Any, wanted: str | None) -> int:
         ModelError: the tokenizer is not a fast one.
         DataError: there is no end token, or the wanted one is not a single token of the vocabulary.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise fail(
-            ModelError,
-            "tokenizer",
-            f"{type(tokenizer).__name__} cannot say which characters a token stands for",
-            "Use a model whose folder has a tokenizer.json.",
-        )
+    must_be_fast(tokenizer)
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     special = [
         t for t in dict.fromkeys([*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]) if t in vocabulary

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from stillhouse.errors import ModelError, fail
+from stillhouse.vocabulary import must_be_fast
 
 _Ints = npt.NDArray[np.int64]
 
@@ -166,9 +167,7 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
         ModelError: tokens cannot be taken from it.
 
     """
-    if not getattr(tokenizer, "is_fast", False):
-        what = f"{type(tokenizer).__name__} is not a fast tokenizer, of which tokens could be dropped"
-        raise fail(ModelError, "student", what, "Use a model whose folder has a tokenizer.json.")
+    must_be_fast(tokenizer, "student")
     rules: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = rules["model"]
     marked = model["type"] == "BPE" and (model["continuing_subword_prefix"] or model["end_of_word_suffix"])

@@ -379,26 +379,31 @@ def accumulate(
             "Raise trainer.tokens_per_step, or look at what the data's format masks.",
         )
     sums = Sums(weight=weight, stop=float(stop is not None and stop.asked))
-    for index in range(most):
-        # Gathering and reducing weights takes all processes: one with less to do goes through the motions with nothing.
-        idle = index >= len(batches)
-        batch = (_nothing() if idle else batches[index]).to(ranks.device)
-        loss, parts = _forward(learner, teacher, batch, weight, step)
-        if idle:
-            loss, parts = loss * 0.0, dict.fromkeys(parts, 0.0)
+    for batch in _as_many(batches, most):
+        loss, parts = _forward(learner, teacher, batch, weight, step, ranks)
         if loss.requires_grad or ranks.world > 1:
             loss.backward()  # type: ignore[no-untyped-call]
-        sums.add(float(loss.detach()), parts, 0 if idle else len(batch.labels_N))
+        sums.add(float(loss.detach()), parts, 0 if batch is None else len(batch.labels_N))
     return sums.gathered()
 
 
+def _as_many(batches: Sequence[Batch], most: int) -> list[Batch | None]:
+    """The batches, and None up to so many.
+
+    Gathering and reducing weights takes all processes: one with less to do goes through the motions with nothing.
+    """
+    return [*batches, *[None] * (most - len(batches))]
+
+
 def _forward(
-    learner: nn.Module, teacher: Teacher | None, batch: Batch, denominator: float, step: int
+    learner: nn.Module, teacher: Teacher | None, batch: Batch | None, denominator: float, step: int, ranks: Ranks
 ) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch and its terms; both nothing where there is no batch, but the same modules are called."""
+    given = (batch or _nothing()).to(ranks.device)
     want: frozenset[str] = getattr(learner, "want", frozenset())
-    signal = teacher.signal(batch, want=want) if teacher is not None else None
-    result: tuple[Tensor, dict[str, float]] = learner(batch, signal, denominator, step)
-    return result
+    signal = teacher.signal(given, want=want) if teacher is not None else None
+    loss, parts = learner(given, signal, denominator, step)
+    return (loss, parts) if batch is not None else (loss * 0.0, dict.fromkeys(parts, 0.0))
 
 
 def _count(batches: Sequence[Batch], ranks: Ranks) -> tuple[float, int]:
@@ -439,13 +444,9 @@ def validate(
         )
     learner.eval()
     sums = Sums(weight=weight)
-    for index in range(most):
-        idle = index >= len(batches)
-        batch = (_nothing() if idle else batches[index]).to(ranks.device)
-        loss, parts = _forward(learner, teacher, batch, weight, step)
-        if idle:
-            loss, parts = loss * 0.0, dict.fromkeys(parts, 0.0)
-        sums.add(float(loss), parts, len(batch.labels_N))
+    for batch in _as_many(batches, most):
+        loss, parts = _forward(learner, teacher, batch, weight, step, ranks)
+        sums.add(float(loss), parts, 0 if batch is None else len(batch.labels_N))
     learner.train()
     values = sums.gathered().means()
     for name, value in values.items():
