@@ -18,8 +18,8 @@ from stillhouse.student import build
 from stillhouse.teacher.sources.gguf import gguf
 
 STUDENTS = {
-    "linear_attention, window 64": Student(name="linear_attention", window=64),
-    "linear_attention, window 256": Student(name="linear_attention", window=256),
+    "linear_attention, window 64": Student.model_validate({"name": "linear_attention", "window": 64}),
+    "linear_attention, window 256": Student.model_validate({"name": "linear_attention", "window": 256}),
     "state_space, a layer in four keeps its attention": Student(name="state_space"),
 }
 

@@ -135,7 +135,8 @@ def main() -> None:
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(prepare_once(*asked.one, asked.workers)))
+        path, folder = asked.one
+        print(json.dumps(prepare_once(path, folder, asked.workers)))
         return
     # sizes can be measured one by one, on a machine that is quiet now and then
     there = read_json(asked.out, {})

@@ -87,9 +87,9 @@ def main() -> None:
     for name, task in tasks.items():
         shared, whole = (packed(model, task.questions, share) for share in (True, False))
         ways: dict[str, Callable[[], None]] = {
-            "bare": lambda batches=shared: bare(model, batches),  # type: ignore[misc]
-            "stillhouse": lambda asked=task.questions: ask(model, asked, True),  # type: ignore[misc]
-            "whole": lambda asked=task.questions: ask(model, asked, False),  # type: ignore[misc]
+            "bare": lambda batches=shared: bare(model, batches),
+            "stillhouse": lambda asked=task.questions: ask(model, asked, True),
+            "whole": lambda asked=task.questions: ask(model, asked, False),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(options.rounds):
@@ -108,7 +108,7 @@ def main() -> None:
             f"{rows[-1]['whole_over']:.2f} ×",
             flush=True,
         )
-    total = {way: sum(min(row["seconds"][way]) for row in rows) for way in ("bare", "stillhouse", "whole")}  # type: ignore[index]
+    total = {way: sum(min(row["seconds"][way]) for row in rows) for way in ("bare", "stillhouse", "whole")}
     print(
         f"together: {total['stillhouse'] / total['bare']:.2f} × bare; whole takes {total['whole'] / total['stillhouse']:.2f} ×"
     )

