@@ -78,6 +78,7 @@ def check(settings: recipe.Recipe) -> None:
     problems += class_problems(settings.data)
     problems += task_problems(settings.data)
     problems += export_problems(settings.export)
+    problems += deploy_problems(settings)
     for hook in settings.trainer.hooks:
         with gathering(problems):
             if ":" not in hook:
@@ -264,31 +265,44 @@ def export_problems(section: recipe.Export) -> list[Problem]:
     return problems
 
 
-def match_exports(section: recipe.Export, pupil: Model) -> None:
+def deploy_problems(settings: recipe.Recipe) -> list[Problem]:
+    """What is wrong with the target of a recipe: it runs a format that nothing is written in."""
+    runtime, written = settings.deploy.runtime, ["hf", *(f.name for f in settings.export.formats)]
+    if runtime is None or runtime in written:
+        return []
+    what = f"'{runtime}' is none of the formats that the student is written in: {', '.join(dict.fromkeys(written))}"
+    return [Problem("deploy.runtime", what, f"Add {{name: {runtime}}} to export.formats.")]
+
+
+def match_exports(section: recipe.Export, pupil: Model, deploy: recipe.Deploy | None = None) -> None:
     """Refuse formats that this student cannot be written in, or in which it is too large, before it is trained.
 
     Args:
         section: the recipe's, checked.
         pupil: the student; may be empty.
+        deploy: what the target takes.
 
     Raises:
         RecipeError: all of them at once.
 
     """
-    from stillhouse.export import TOO_LARGE
+    from stillhouse.export import TOO_LARGE, largest_of
 
     problems = []
-    for i, strategy in enumerate(section.formats):
-        where = f"export.formats.{i} ({strategy.name})"
+    limited = {} if deploy is None else largest_of(section, deploy)
+    listed = [(strategy, f"export.formats.{i} ({strategy.name})") for i, strategy in enumerate(section.formats)]
+    if all(strategy.name != "hf" for strategy in section.formats):
+        listed.append((recipe.Strategy(name="hf"), "export (hf)"))
+    for strategy, where in listed:
         function: Any = find("export", strategy.name, where)
         options = check_options(function, strategy.options, where)
         refused = function.refuses(pupil, options) if hasattr(function, "refuses") else None
         if refused is not None:
             problems.append(Problem(where, refused.what, refused.way_out))
-        elif section.max_mb is not None and hasattr(function, "size"):
+        elif strategy.name in limited and hasattr(function, "size"):
             size = function.size(pupil, options) / 1e6
-            if size > section.max_mb:
-                what = f"will be about {size:,.1f} MB, and export.max_mb allows {section.max_mb:g}"
+            if size > limited[strategy.name]:
+                what = f"will be about {size:,.1f} MB, and deploy.max_file_mb allows {limited[strategy.name]:g}"
                 problems.append(Problem(where, what, TOO_LARGE))
     if problems:
         raise RecipeError(*problems)
@@ -424,7 +438,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
             where = places[i]
             raise type(error)(*(Problem(where + p.where, p.what, p.way_out) for p in error.problems)) from error
         made.append(pupil)
-    match_exports(settings.export, made[-1])
+    match_exports(settings.export, made[-1], settings.deploy)
     return made
 
 

@@ -318,16 +318,30 @@ def profile(
     tokens: Annotated[int, typer.Option(min=1, max=200, help="Tokens written after them, in each block.")] = 32,
     blocks: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")] = None,
+    gate: Annotated[
+        bool,
+        typer.Option("--gate", help="For scripts: does a file fit the target? 0 PASS, 1 FAIL, 2 undecided, 3 error."),
+    ] = False,
 ) -> None:
     """Time a run's teacher, student and exported files, in turns, and tell where the time goes.
 
     Each runs in a process of its own: its memory and its start are what a user will see. See docs/profile.md.
+    The budgets of the recipe's section deploy are judged by it: see docs/deploy.md.
     """
+    from stillhouse.evaluate.gates import exit_code
     from stillhouse.profile import profile as verb
     from stillhouse.profile import show
 
     console = Console()
-    show(verb(run, prompt=prompt, tokens=tokens, blocks=blocks, threads=threads, console=console), console)
+    try:
+        found = verb(run, prompt=prompt, tokens=tokens, blocks=blocks, threads=threads, console=console)
+    except StillhouseError as error:
+        if gate:  # 2 means undecided there
+            error.exit_code = 3
+        raise
+    show(found, console)
+    if gate:
+        raise typer.Exit(exit_code(found.fit.verdict if found.fit else "NOT MEASURED"))
 
 
 @app.command()

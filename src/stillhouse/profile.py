@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from stillhouse.files import read_json, write_json
 from stillhouse.packages import PREFIX
 from stillhouse.progress import bar
 from stillhouse.quantiles import quantile
+from stillhouse.report.deploy import Fit, fit
+from stillhouse.report.read import read
 from stillhouse.worker import Worker
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
@@ -68,6 +70,7 @@ class Profile:
         prompt: tokens of the prompt.
         explained: why the student is as much faster as it is, a sentence each.
         notes: what was left out, and why.
+        fit: whether a file fits the recipe's target; None if it names none.
 
     """
 
@@ -75,6 +78,7 @@ class Profile:
     prompt: int
     explained: list[str]
     notes: list[str]
+    fit: Fit | None = None
 
 
 def profile(
@@ -135,7 +139,7 @@ def profile(
     found = Profile(rows, prompt, explain(rows), notes)
     kept = {"prompt": prompt, "tokens": tokens, "blocks": blocks, "explained": found.explained, "notes": notes}
     write_json(folder / "profile.json", kept | {"machine": machine.describe(), "models": [asdict(row) for row in rows]})
-    return found
+    return replace(found, fit=fit(read(folder)))
 
 
 def entries(folder: Path, settings: recipe.Recipe) -> tuple[list[Timed], list[str]]:
@@ -249,3 +253,8 @@ def show(found: Profile, console: Console) -> None:
     console.print(memory)
     for line in (*found.explained, *found.notes):
         console.print(f"• {line}", highlight=False, markup=False)
+    if found.fit is not None:
+        console.print(f"{found.fit.verdict} {found.fit.sentence}", highlight=False, markup=False, style="bold")
+        for gate in found.fit.gates:
+            told = f"  {gate.verdict} {gate.artefact}, {gate.budget}: {gate.sentence}"
+            console.print(told, highlight=False, markup=False)

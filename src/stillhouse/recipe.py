@@ -1,4 +1,4 @@
-"""The recipe: everything a run depends on, as one value of nine sections.
+"""The recipe: everything a run depends on, as one value of its sections.
 
 A recipe is a YAML file or the same object in Python. It is strict (an unknown key is an error that names the nearest known
 one) and is checked whole before anything is loaded: all mistakes are told at once. Imports no torch.
@@ -327,8 +327,21 @@ class Export(Section):
     """hf (always written): safetensors, tokenizer and model card for from_pretrained; gguf, onnx: see docs/export.md."""
     margin: float = Field(default=0.1, gt=0.0)
     """Nats a token that an artefact may lose against the student (of a classifier: KL from it); one that loses more is refused."""
-    max_mb: float | None = Field(default=None, gt=0.0)
-    """Megabytes (10⁶ bytes) of the largest file that the target takes; told before training, and refused after it."""
+
+
+class Deploy(Section):
+    """What the target takes. Files are told before training and refused after it; the rest is judged by `stillhouse profile`."""
+
+    runtime: str | None = None
+    """The one of export.formats that the target runs: hf, gguf, onnx; all of them (hf only if there is no other) if not given."""
+    max_file_mb: float | None = Field(default=None, gt=0.0)
+    """Megabytes (10⁶ bytes) of the file, or of the folder."""
+    max_memory_mb: float | None = Field(default=None, gt=0.0)
+    """Megabytes that the process which runs it may ever hold."""
+    max_first_token_ms: float | None = Field(default=None, gt=0.0)
+    """Milliseconds to the first token within which 95 of 100 answers must begin."""
+    max_p95_ms: float | None = Field(default=None, gt=0.0)
+    """Milliseconds within which 95 of 100 further tokens must come (of a classifier: answers)."""
 
 
 class Report(Section):
@@ -378,7 +391,20 @@ class Recipe(Section):
     trainer: Trainer = Trainer()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    deploy: Deploy = Deploy()
     report: Report = Report()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, content: Any) -> Any:
+        """Runs of older versions hold the largest file as ``export.max_mb``."""
+        export = content.get("export") if isinstance(content, dict) else None
+        if not isinstance(export, dict) or "max_mb" not in export:
+            return content
+        limit = export["max_mb"]
+        deploy = {} if limit is None else {"max_file_mb": limit}
+        rest = {key: value for key, value in export.items() if key != "max_mb"}
+        return content | {"export": rest, "deploy": deploy | (content.get("deploy") or {})}
 
     def stage(self, index: int) -> Recipe:
         """The recipe of one stage: a run of its own, taught by the student of the stage before."""
@@ -394,6 +420,7 @@ class Recipe(Section):
             "student": stage.student.model_dump(mode="json") | {"start": self.made_from(index)},
             "stages": (),
             "export": {},
+            "deploy": {},
         }
         return Recipe.model_validate(content)
 
@@ -437,6 +464,7 @@ class Recipe(Section):
             "teacher": self.reference.model_dump(mode="json"),
             "stages": (),
             "export": {},
+            "deploy": {},
         }
         return Recipe.model_validate(content)
 
@@ -462,9 +490,10 @@ class Recipe(Section):
         return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     def fingerprint(self, *sections: str) -> str:
-        """A hash of what the recipe says, or of what some sections say; where it runs and is told of does not count."""
+        """A hash of what the recipe says, or of what some sections say; where it lies and what it must fit do not count."""
         content = self.to_dict()
-        content.pop("run", None)
+        for key in ("run", "deploy"):
+            del content[key]
         for key in NEUTRAL_TRAINER_KEYS:
             del content["trainer"][key]
         for key in NEUTRAL_DATA_KEYS:
@@ -472,6 +501,13 @@ class Recipe(Section):
         if sections:
             content = {name: content[name] for name in sections}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def targets(formats: Sequence[str], runtime: str | None) -> list[str]:
+    """Which of a recipe's formats its target takes: the one it names, else all, the student's own folder only if alone."""
+    if runtime is not None:
+        return [runtime]
+    return list(dict.fromkeys(name for name in formats if name != "hf")) or ["hf"]
 
 
 def _read(path: str | Path, what: str, keys: str) -> dict[str, Any]:

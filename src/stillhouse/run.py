@@ -129,7 +129,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
         say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
         with clock("student"):
             first = first_student(settings, master, folder, console if ranks.main else None)
-            match_exports(settings.export, first)
+            match_exports(settings.export, first, settings.deploy)
         say(f"Student {settings.name}: {compared(first, master)}", highlight=False)
         tutor = tutor_of(settings, master, first.tokenizer, lambda key: corpus.text_of(key))
         for warning in match(settings.objective, tutor):
@@ -161,7 +161,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
                     ask_tasks(folder, settings, reference, tasks_of(settings.evaluate.tasks), console)
                 judge(folder, settings, clock.seconds)
             with clock("export"):
-                refused = export.others(settings.export, folder, held_out(corpus), console)
+                refused = export.others(settings.export, folder, held_out(corpus), console, deploy=settings.deploy)
             page = report(folder)
             say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
         distributed.barrier()

@@ -19,7 +19,7 @@ from stillhouse.errors import ModelError, RecipeError
 from stillhouse.export.compare import logits_of
 from stillhouse.export.formats.gguf import _turned, _turned_back, gguf, pre_tokenizer
 from stillhouse.models import Model
-from stillhouse.recipe import Export
+from stillhouse.recipe import Deploy, Export
 from stillhouse.student.builders.trim_vocabulary import trim_vocabulary
 from stillhouse.worker import Worker
 
@@ -129,9 +129,9 @@ def test_what_cannot_be_written_is_told_before_training():
 
 def test_too_large_for_the_target_is_told_before_training():
     with pytest.raises(
-        RecipeError, match=r"(?s)will be about 0\.0 MB, and export.max_mb allows 0\.001.*trimmed vocabulary"
+        RecipeError, match=r"(?s)will be about 0\.0 MB, and deploy.max_file_mb allows 0\.001.*trimmed vocabulary"
     ):
-        match_exports(Export(formats=("gguf",), max_mb=0.001), make("llama"))
+        match_exports(Export(formats=("gguf",)), make("llama"), Deploy(max_file_mb=0.001))
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,10 @@ def test_memory_is_the_processes_own(run: Path):
 
 
 def test_too_large_after_all_is_refused(run: Path):
-    section = recipe.Export(formats=({"name": "gguf"},), max_mb=0.001)
-    assert "are allowed" in str(export.others(section, run, TEXTS)[0])
+    section = recipe.Export(formats=({"name": "gguf"},))
+    assert "max_file_mb allows 0.001" in str(
+        export.others(section, run, TEXTS, deploy=recipe.Deploy(max_file_mb=0.001))[0]
+    )
 
 
 def test_check_tells_of_twins():

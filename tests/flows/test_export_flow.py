@@ -59,6 +59,6 @@ def test_a_gguf_file_stands_in_the_run_and_on_its_page(tmp_path: Path):
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_trained(tmp_path: Path):
-    with pytest.raises(RecipeError, match=r"(?s)formats\.1 \(gguf\).*max_mb allows 0\.01"):
-        stillhouse.run(recipe_for(tmp_path, "export.max_mb=0.01"))
+    with pytest.raises(RecipeError, match=r"(?s)formats\.1 \(gguf\).*max_file_mb allows 0\.01"):
+        stillhouse.run(recipe_for(tmp_path, "deploy.max_file_mb=0.01"))
     assert not (tmp_path / "run" / "student").exists()

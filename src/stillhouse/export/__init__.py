@@ -54,7 +54,12 @@ def export(student: Model, run: Path) -> Path:
 
 
 def others(
-    section: recipe.Export, run: Path, texts: Sequence[list[int]], console: Console | None = None
+    section: recipe.Export,
+    run: Path,
+    texts: Sequence[list[int]],
+    console: Console | None = None,
+    *,
+    deploy: recipe.Deploy | None = None,
 ) -> list[Problem]:
     """Write the run's student in every other format, into ``exports/``, and test each again in a fresh process.
 
@@ -65,6 +70,7 @@ def others(
         run: the run's folder; ``student/`` is there.
         texts: token ids of held-out texts, one a list.
         console: where to show progress.
+        deploy: what the target takes; files that are larger are refused.
 
     Returns:
         why artefacts were refused; those are not there, all others are.
@@ -79,12 +85,15 @@ def others(
     old = {record["name"]: record for record in read_json(run / "exports.json", [])}
     student: Model | None = None
     records, problems = [], []
+    limited = {} if deploy is None else largest_of(section, deploy)
     for index, strategy in [(None, recipe.Strategy(name="hf")), *formats]:
         where = "export" if index is None else f"export.formats.{index}"
         function = find("export", strategy.name, where)
         options = check_options(function, strategy.options, where)
         name = label_of(strategy)
-        made_of = sha256_text(of, name, str(sorted(options.items())), str(section.margin), str(section.max_mb))
+        made_of = sha256_text(
+            of, name, str(sorted(options.items())), str(section.margin), str(limited.get(strategy.name))
+        )
         kept = old.get(name, {})
         if kept.get("made_of") == made_of and "refused" not in kept and (run / kept["path"]).exists():
             records.append(kept)
@@ -99,6 +108,7 @@ def others(
                 else:
                     with atomic_folder(run / "exports" / name) as writing:
                         artefact = function(student, writing, **options)
+                        _refuse_large(artefact.path, limited.get(strategy.name), where)
                         record |= _tested(artefact, student, texts, section, function, where)
                         record["path"] = f"exports/{name}/{artefact.path.relative_to(writing)}".removesuffix("/.")
             except StillhouseError as error:
@@ -120,11 +130,11 @@ def _tested(
         RunError: it differs, or cannot be loaded.
 
     """
-    size = _bytes(artefact.path)
-    record: dict[str, Any] = {"bytes": size, "runtime": artefact.runtime, "facts": dict(artefact.facts)}
-    if section.max_mb is not None and size > section.max_mb * 1e6:
-        what = f"is {size / 1e6:.1f} MB, and {section.max_mb:g} are allowed"
-        raise StillhouseError(Problem(where, what, TOO_LARGE))
+    record: dict[str, Any] = {
+        "bytes": _bytes(artefact.path),
+        "runtime": artefact.runtime,
+        "facts": dict(artefact.facts),
+    }
     package = getattr(function, "runtime_package", "torch")
     if importlib.util.find_spec(package) is None:
         record["untested"] = f"{package} is not installed (pip install 'stillhouse[{function.extra}]')"
@@ -147,6 +157,19 @@ def _tested(
         record["difference"] = found.to_dict() | {"margin": section.margin}
         _refuse_lossy(found, section.margin, where)
     return record
+
+
+def largest_of(section: recipe.Export, deploy: recipe.Deploy) -> dict[str, float]:
+    """Format → megabytes that a file of it may have; formats that the target does not run have no limit."""
+    if deploy.max_file_mb is None:
+        return {}
+    return dict.fromkeys(recipe.targets([f.name for f in section.formats], deploy.runtime), deploy.max_file_mb)
+
+
+def _refuse_large(path: Path, limit: float | None, where: str) -> None:
+    size = _bytes(path) / 1e6
+    if limit is not None and size > limit:
+        raise StillhouseError(Problem(where, f"is {size:.1f} MB, and deploy.max_file_mb allows {limit:g}", TOO_LARGE))
 
 
 def _refuse_wrong(found: Difference, artefact: Artefact, where: str) -> None:
@@ -191,7 +214,9 @@ def _same_tokens(worker: Worker, student: Model, texts: Sequence[list[int]], whe
             raise StillhouseError(Problem(where, what, "Give the right pre: of its family, or report the tokenizer."))
 
 
-TOO_LARGE = "Take a coarser precision (q4_0, int4), a smaller student or a trimmed vocabulary, or raise export.max_mb."
+TOO_LARGE = (
+    "Take a coarser precision (q4_0, int4), a smaller student or a trimmed vocabulary, or raise deploy.max_file_mb."
+)
 
 
 def _bytes(path: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillhouse.report import artefacts, charts, filters, words
+from stillhouse.report import artefacts, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
 from stillhouse.report.tasks import Tasks, tasks_of
@@ -202,6 +202,10 @@ class Page:
     unmeasured: list[tuple[str, str]]
     artefacts: list[tuple[str, ...]]
     artefacts_note: str
+    fit: deploy.Fit | None
+    fits: Verdict
+    gates: list[tuple[deploy.Gate, Verdict]]
+    times: list[tuple[str, ...]]
     files: list[tuple[str, str]]
     more_files: int
     commands: list[str]
@@ -229,7 +233,9 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.globals.update(style=charts.style(), key=charts.key, artefact_columns=artefacts.COLUMNS)
+    environment.globals.update(
+        style=charts.style(), key=charts.key, artefact_columns=artefacts.COLUMNS, time_columns=deploy.TIMES
+    )
     return environment
 
 
@@ -245,6 +251,7 @@ def build(run: Run) -> Page:
     cards = [_card(i, f, shown) for i, f in enumerate(findings, 1)]
     tally = [(v, sum(c.verdict == v for c in cards)) for v in VERDICTS.values()]
     models = _models(run)
+    fit = deploy.fit(run)
     student = str(_at(run.evaluation, "models", "student", "name") or run.name)
     verdict, sentence = _judgement(run, cards)
     lead, more = first_sentence(sentence)
@@ -279,6 +286,10 @@ def build(run: Run) -> Page:
         unmeasured=_unmeasured(run, cards),
         artefacts=artefacts.rows(run),
         artefacts_note=artefacts.note(run),
+        fit=fit,
+        fits=verdict_of(fit.verdict if fit else ""),
+        gates=[(gate, verdict_of(gate.verdict)) for gate in fit.gates] if fit else [],
+        times=deploy.times(run),
         files=[(name, words.bytes_of(size)) for name, size in run.files[:200]],
         more_files=max(0, len(run.files) - 200),
         commands=["stillhouse run recipe.yaml", f"stillhouse report {run.shown_folder}"],
@@ -718,5 +729,5 @@ def _unmeasured(run: Run, cards: Sequence[Card]) -> list[tuple[str, str]]:
     rows = [(c.question, c.reason or c.sentence) for c in cards if c.verdict.word in ("NOT MEASURED", "UNINFORMATIVE")]
     if run.evaluation and not _at(run.evaluation, "models", "control"):
         rows.append(("Did the teacher help?", "There is no control: set evaluate.control to true and run again."))
-    asked = {c.name for c in cards}
+    asked = {c.name for c in cards} | ({"latency"} if run.profile else set())
     return rows + [(name, text) for name, text in NEVER_MEASURED if name not in asked]

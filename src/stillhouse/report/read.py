@@ -45,6 +45,7 @@ class Run:
         stages: of the stages and the direct way, each with a run of its own: its folder in this one → its evaluation.json.
         samples: samples.json.
         exports: exports.json, one dict an artefact; empty where nothing but the student's folder was asked for.
+        profile: profile.json; empty where nothing was timed.
         missing: file name → what is missing.
         notes: what was read only in part.
         files: each file in the folder with its size in bytes.
@@ -61,6 +62,7 @@ class Run:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     exports: list[dict[str, Any]] = field(default_factory=list)
+    profile: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, Missing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     files: list[tuple[str, int]] = field(default_factory=list)
@@ -128,6 +130,9 @@ def read(folder: Path) -> Run:
         run.missing["samples.json"] = Missing("samples.json", "does not hold a list of samples", judge)
     exports = _json(run, "exports.json", make) if (folder / "exports.json").is_file() else None
     run.exports = [e for e in exports if isinstance(e, dict)] if isinstance(exports, list) else []
+    if (folder / "profile.json").is_file():
+        timed = f"stillhouse profile {run.shown_folder}"
+        run.profile = _mapping(run, "profile.json", timed, _json(run, "profile.json", timed))
     run.files = [
         (p.relative_to(folder).as_posix(), p.stat().st_size)
         for p in sorted(folder.rglob("*"))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stillhouse import models
 from stillhouse.errors import RunError, fail
-from stillhouse.export.artefact import Artefact
+from stillhouse.export.artefact import Artefact, format_of
 from stillhouse.models import Model
 from stillhouse.types import Batch
 
 
+def _size(model: Model, options: dict[str, Any]) -> int:
+    """Bytes of the weights in float32; of a student with a tokenizer of megabytes, a little more."""
+    return 4 * model.parameters_count
+
+
+@format_of(runtime_package="torch", extra="", refuses=lambda model, options: None, size=_size)
 def hf(student: Model, folder: Path) -> Artefact:
     """Safetensors, tokenizer and configuration for from_pretrained, loaded again and compared.
 
