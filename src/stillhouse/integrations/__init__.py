@@ -1,0 +1,1 @@
+"""Doors in for users of other tools; nothing in Stillhouse imports them."""
