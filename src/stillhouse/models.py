@@ -11,10 +11,11 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from stillhouse import architectures, attention
 from stillhouse.adapters import Adapter, attach, merge
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
+from stillhouse.student import grid
 from stillhouse.types import Attended, Batch, Head
 from stillhouse.vocabulary import pools_first
 
@@ -48,6 +50,7 @@ class Model(nn.Module):
         tokenizer: what its token ids mean.
         name: what people call it.
         adapter: what is trained in place of its weights, if that is not themselves.
+        grids: by name of the parameter, the integers and scales that its quantised matrices are exactly.
 
     """
 
@@ -57,9 +60,11 @@ class Model(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         adapter: Adapter | None = None,
+        grids: Mapping[str, grid.Grid] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.adapter = adapter
+        self.grids = dict(grids)
         self.network = network
         self.tokenizer = tokenizer
         self.name = name
@@ -173,6 +178,8 @@ class Model(nn.Module):
     def learn(self, seed: int = 0) -> None:
         """Get ready to be trained: all weights, or its adapter, which is put in, and what a classifier has behind its layers.
 
+        Weights that are trained leave the grid they lay on.
+
         Args:
             seed: of the adapter's fresh weights.
 
@@ -181,6 +188,7 @@ class Model(nn.Module):
 
         """
         self.requires_grad_(True)
+        self.grids = {}
         if self.adapter is not None:
             attach(self.network, self.adapter, seed)
             for parameter in self._behind():
@@ -306,6 +314,8 @@ class Model(nn.Module):
             _write_old_rope_keys(folder / "config.json")
             if self.adapter is not None:
                 self.adapter.write(folder)
+            if self.grids:
+                grid.write(folder, self.grids)
         except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             what = f"{self.name} cannot be written there: {error}"
             raise fail(RunError, str(folder.parent), what, "Make room, and run the same command again.") from error
@@ -418,7 +428,8 @@ def load(
         what = f"'{model}' holds no weights for {len(missing)} parameters, '{missing[0]}' among them"
         way_out = "Save it again with save_pretrained where it was trained: what is missing would be drawn at random."
         raise fail(ModelError, where, what, way_out)
-    loaded = Model(network, tokenizer, name or folder.name or model, Adapter.read(folder))
+    grids = {} if empty or not local else grid.of_weights(folder, network)
+    loaded = Model(network, tokenizer, name or folder.name or model, Adapter.read(folder), grids)
     if not empty and not loaded.bare:
         _check_head(loaded, where)
     return loaded

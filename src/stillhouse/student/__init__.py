@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from stillhouse import recipe
 from stillhouse.errors import ModelError, fail
 from stillhouse.find import check_options, find
-from stillhouse.models import Model
+
+if TYPE_CHECKING:
+    from stillhouse.models import Model
 
 
 def build(
@@ -53,6 +56,7 @@ def build(
     if not empty and any(p.is_meta for p in student.parameters()):
         what = f"is made of the weights of {teacher.name}, which are not here"
         raise fail(ModelError, "student", what, "Take a student with weights of its own: random or pretrained.")
+    student.grids = {}  # of what it is made from, at most: it is to be trained
     return student.requires_grad_(True)
 
 
