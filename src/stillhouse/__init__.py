@@ -15,6 +15,7 @@ from stillhouse.recipe import Recipe, load, parse
 
 if TYPE_CHECKING:
     from stillhouse.check import check
+    from stillhouse.compare import compare
     from stillhouse.plan import plan
     from stillhouse.profile import profile
     from stillhouse.report import report
@@ -30,6 +31,7 @@ __all__ = [
     "RunError",
     "StillhouseError",
     "check",
+    "compare",
     "evaluate",
     "inspect",
     "load",
@@ -43,6 +45,7 @@ __all__ = [
 
 _VERBS = {
     "check": "stillhouse.check",
+    "compare": "stillhouse.compare",
     "evaluate": "stillhouse.run",
     "inspect": "stillhouse.teacher.distribution",
     "plan": "stillhouse.plan",

@@ -345,6 +345,32 @@ def profile(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Runs' folders, such as runs/demo.", show_default=False)],
+    html: Annotated[Path | None, typer.Option(help="Also write the page, with charts, into this .html file.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers into this .json file.")] = None,
+) -> None:
+    """Hold quality against size, latency and energy: all files of a run, and of several runs.
+
+    Reads what the runs have measured (stillhouse evaluate, stillhouse profile) and says what they have not.
+    """
+    from stillhouse.compare import compare as verb
+    from stillhouse.compare.page import render
+    from stillhouse.compare.terminal import show
+    from stillhouse.files import write_json, write_text
+
+    console = Console()
+    found = verb(runs)
+    show(found, console)
+    if html is not None:
+        write_text(html, render(found))
+        console.print(f"Page: {html}", highlight=False)
+    if json_ is not None:
+        write_json(json_, found.to_dict())
+        console.print(f"Numbers: {json_}", highlight=False)
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html and model card again from its files."""
     from stillhouse.report import report as verb

@@ -345,3 +345,36 @@ def test_no_json_value_breaks_a_chart(html: ModuleType) -> None:
         made = charts.figure(chart, "i")
         html.parse(str(made.wide)), html.parse(str(made.narrow))
     assert charts.parse(None) is None and charts.parse([1]) is None
+
+
+def scattered(points: list[tuple[float, float]], front: list[tuple[float, float]] = []) -> dict[str, Any]:  # noqa: B006
+    series = [
+        {"name": f"thing {i}", "points": [{"x": x, "y": y, "low": y - 2, "high": y + 2}]}
+        for i, (x, y) in enumerate(points)
+    ]
+    border = [{"name": "front", "points": [{"x": x, "y": y} for x, y in front]}] if front else []
+    return {"kind": "scatter", "title": "t", "x_label": "MB", "y_label": "%", "series": series + border}
+
+
+@pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
+def test_a_wide_range_of_costs_is_drawn_by_its_logarithm(width: int, html: ModuleType) -> None:
+    """From 10 to 100 is as far as from 100 to 1,000; a narrow range stays as it is."""
+
+    def places(values: list[float]) -> list[float]:
+        svg = html.parse(str(charts.scatter(parsed(scattered([(x, 50.0) for x in values])), "i", width)))
+        return [float(n.attributes["x1"]) for n in svg.all("line") if n.attributes["class"] == "whisker"]
+
+    a, b, c = places([10.0, 100.0, 1000.0])
+    assert b - a == pytest.approx(c - b, abs=0.3) and b > a
+    a, b, c = places([10.0, 15.0, 25.0])
+    assert 2 * (b - a) == pytest.approx(c - b, abs=0.3) and b > a
+
+
+def test_each_thing_of_a_scatter_has_a_number_and_its_name_in_the_key(html: ModuleType) -> None:
+    svg = html.parse(str(charts.scatter(parsed(scattered([(1, 50), (1, 50), (9, 70)], [(1, 50), (9, 70)])), "i")))
+    texts = [n.text for n in svg.all("text")]
+    assert all(str(i) in texts and f"{i} thing {i - 1}" in [" ".join(t.split()) for t in texts] for i in (1, 2, 3))
+    heights = sorted(
+        float(n.attributes["y"]) for n in svg.all("text") if n.text in ("1", "2") and n.attributes["class"] == "t name"
+    )
+    assert heights[1] - heights[0] >= 12  # two in one place: their numbers do not cover each other
