@@ -831,18 +831,18 @@ def scatter(chart: Chart, ident: str, width: float = WIDE) -> Markup:
             drawn = _tag("path", {"d": path, "class": "curve", "stroke_dasharray": _dash(series)})
             parts.append(_tag("g", {"class": f"r-{series.role}"}, drawn))
     taken: list[tuple[float, float]] = []
-    for number_, (series, p) in enumerate(things, 1):
+    for count, (series, p) in enumerate(things, 1):
         x, y = x_axis(place(p.x)), y_axis(p.y or 0.0)
-        drawn = []
+        shape = []
         if p.low is not None and p.high is not None:
-            drawn.append(_rule(x, y_axis(max(p.low, y_axis.low)), x, y_axis(min(p.high, y_axis.high)), "whisker"))
-        drawn.append(_marker(series.role, x, y))
-        parts.append(_tag("g", {"class": f"r-{series.role}"}, *drawn))
+            shape.append(_rule(x, y_axis(max(p.low, y_axis.low)), x, y_axis(min(p.high, y_axis.high)), "whisker"))
+        shape.append(_marker(series.role, x, y))
+        parts.append(_tag("g", {"class": f"r-{series.role}"}, *shape))
         at = y - 8
         while any(abs(x - other) < 16 and abs(at - beside) < 13 for other, beside in taken):
             at -= 13
         taken.append((x, at))
-        parts.append(_words(x + 7, at, str(number_), kind="t name"))
+        parts.append(_words(x + 7, at, str(count), kind="t name"))
     items = [(s.role, "0 99", f"{n}  {s.name}") for n, (s, _) in enumerate(things, 1)]
     legend, height = _legend(items, 6.0, width - 12, bottom + 46)
     return _svg(chart, ident, width, bottom + 46 + height, [*parts, legend])
