@@ -344,6 +344,37 @@ def profile(
         raise typer.Exit(exit_code(found.fit.verdict if found.fit else "NOT MEASURED"))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    run: RunFolder,
+    artefact: Annotated[str | None, typer.Option(help="Which file, such as gguf-q8_0; the first that can be.")] = None,
+    host: Annotated[str, typer.Option(help="To listen on; 0.0.0.0 for all of the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = 8080,
+    tokens: Annotated[int, typer.Option(min=8, help="Of a request and its answer together, at most.")] = 2048,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the engine's choice if not given.")] = None,
+    python: Annotated[str | None, typer.Option(help="The Python that has the engine, if not this one.")] = None,
+) -> None:
+    """Serve a student through an engine that is there: llama.cpp for GGUF files, vLLM for the student's folder.
+
+    An OpenAI-compatible endpoint. What follows -- goes to the engine: [bold]stillhouse serve runs/demo -- --dtype float32[/]
+    """
+    from stillhouse.serve import plan
+    from stillhouse.serve import serve as verb
+
+    planned = plan(
+        run,
+        artefact=artefact,
+        host=host,
+        port=port,
+        context=tokens,
+        threads=threads,
+        python=python,
+        extra=[argument for argument in context.args if argument != "--"],
+    )
+    raise typer.Exit(verb(planned, Console()))
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Runs' folders, such as runs/demo.", show_default=False)],

@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "measure": "evaluate/measures",
     "export": "export/formats",
     "runtime": "runtimes",
+    "engine": "engines",
 }
 """Kind of strategy → its folder inside the package."""
 
