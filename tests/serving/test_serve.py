@@ -55,7 +55,7 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @needs_llama_cpp
-def test_a_client_completes_against_it(run: Path):
+def test_a_client_completes_against_it(run: Path) -> None:
     """By plain HTTP, and by OpenAI's own client where it is installed."""
     planned = plan(run, port=free_port(), threads=1)
     assert planned.artefact == "gguf-q8_0" and planned.model == "tiny"
@@ -89,7 +89,7 @@ def _words(command: str) -> list[str]:
 
 
 @needs_llama_cpp
-def test_an_engine_that_dies_is_one_message(run: Path):
+def test_an_engine_that_dies_is_one_message(run: Path) -> None:
     broken = Served(
         "gguf-q8_0",
         "llama_cpp",
@@ -101,7 +101,7 @@ def test_an_engine_that_dies_is_one_message(run: Path):
         pass
 
 
-def test_what_is_missing_is_told_with_the_line_that_installs_it(run: Path, tmp_path: Path):
+def test_what_is_missing_is_told_with_the_line_that_installs_it(run: Path, tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n', encoding="utf-8")  # sees no installed package
     bare.chmod(0o755)
@@ -113,7 +113,7 @@ def test_what_is_missing_is_told_with_the_line_that_installs_it(run: Path, tmp_p
         plan(run, python=str(tmp_path / "nowhere"))
 
 
-def test_a_wrong_name_is_told_with_the_right_one(run: Path):
+def test_a_wrong_name_is_told_with_the_right_one(run: Path) -> None:
     with pytest.raises(RunError, match=r"(?s)no 'gguf-q8'.*Did you mean 'gguf-q8_0'"):
         plan(run, artefact="gguf-q8")
     with pytest.raises(RunError, match="no 'gguf-q4_0'"):
@@ -122,7 +122,7 @@ def test_a_wrong_name_is_told_with_the_right_one(run: Path):
         plan(run / "student")
 
 
-def test_classifiers_are_not_served(tmp_path: Path):
+def test_classifiers_are_not_served(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     shape = {"architectures": ["BertForSequenceClassification"]}
     (tmp_path / "student" / "config.json").write_text(json.dumps(shape), encoding="utf-8")
@@ -131,7 +131,7 @@ def test_classifiers_are_not_served(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", names("engine"))
-def test_every_engine_is_told_what_is_asked(name: str, tmp_path: Path):
+def test_every_engine_is_told_what_is_asked(name: str, tmp_path: Path) -> None:
     engine: Any = find("engine", name)
     order = Order(tmp_path / "model", "tiny", "127.0.0.1", 8123, 512, 3)
     command = engine(order)
