@@ -344,6 +344,42 @@ def profile(
         raise typer.Exit(exit_code(found.fit.verdict if found.fit else "NOT MEASURED"))
 
 
+@app.command()
+def chat(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, or a model: a folder, a hub id, a .gguf file, pkg:PACKAGE.", show_default=False
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Say this and end; may be given often. Else lines of a pipe, or you."),
+    ] = None,
+    teacher: Annotated[bool, typer.Option("--teacher", help="A run's teacher instead of its student.")] = False,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Student and teacher.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A line for each token: how likely it was, and what else was.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue texts, even if there is a chat template.")] = False,
+    tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", "-T", min=0.0, help="0 takes the likeliest.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Only the likeliest that have this share.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+) -> None:
+    """Talk to a student, to its teacher, or to both at once; a classifier tells its classes."""
+    from stillhouse.progress import timed
+
+    console = Console()
+    with timed(console if sys.stdin.isatty() and not prompt else None, "Loading", START_SECONDS):
+        from stillhouse.chat import Manner, speakers
+        from stillhouse.chat.terminal import converse
+
+        manner = Manner(tokens, temperature, top_p, seed, not plain)
+        who = speakers(what, manner, teacher=teacher, side_by_side=side_by_side)
+    converse(who, prompt or (), console, probabilities=probabilities)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
