@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "logger": "trainer/loggers",
     "task": "evaluate/tasks",
     "measure": "evaluate/measures",
+    "feature": "evaluate/features",
     "export": "export/formats",
     "runtime": "runtimes",
     "engine": "engines",

@@ -27,6 +27,7 @@ ON_TASKS = (
     "coverage",
     "flips",
     "collapse",
+    "discovered",
     "forgetting",
     "generalisation",
     "bias",
@@ -160,9 +161,8 @@ def gates_of(settings: recipe.Recipe, section: recipe.Evaluate, asked: bool) -> 
         measures = (recipe.Gate(name="accuracy"), *measures[1:])
     if section.direct:
         measures = (*measures, recipe.Gate(name="route"))
-    if asked:
-        measures = (*measures, *(recipe.Gate(name=name) for name in ON_TASKS))
-    return measures
+    on_tasks = ON_TASKS if asked else ("discovered",)
+    return (*measures, *(recipe.Gate(name=name) for name in on_tasks))
 
 
 def _tables(measure: Callable[..., Any], tables: Mapping[str, Any]) -> dict[str, Any]:

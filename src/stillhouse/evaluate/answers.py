@@ -23,7 +23,7 @@ from stillhouse.evaluate.questions import Kind, Normalisation, Question, Reply, 
 from stillhouse.evaluate.records import ROLES, FloatArray, IntArray
 from stillhouse.files import write_bytes
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the table's columns and their meaning."""
 
 NORMALISATIONS: tuple[Normalisation, ...] = ("raw", "character", "token", "pmi")
@@ -35,6 +35,8 @@ _COLUMNS = pa.schema(
         ("task", pa.dictionary(pa.int32(), pa.string())),
         ("question", pa.string()),
         ("prompt", pa.string()),
+        ("contexts", pa.list_(pa.string())),
+        ("options", pa.list_(pa.string())),
         ("kind", pa.dictionary(pa.int32(), pa.string())),
         ("capability", pa.dictionary(pa.int32(), pa.string())),
         ("skill", pa.bool_()),
@@ -105,6 +107,9 @@ class Answered:
         bytes_NK: likewise.
         tags: what questions are sliced by: tag → its value for each question ("" where it has none).
         roles: role → its replies.
+        contexts: of each question what stands before its options, one text for all of them or one each; empty where the words
+            are not kept: of texts, and of some logs of other programs.
+        options: of each question its options; likewise.
     """
 
     task: str
@@ -122,6 +127,8 @@ class Answered:
     bytes_NK: FloatArray
     tags: Mapping[str, NDArray[np.object_]]
     roles: Mapping[str, Replies]
+    contexts: tuple[tuple[str, ...], ...] = ()
+    options: tuple[tuple[str, ...], ...] = ()
 
     @property
     def size(self) -> int:
@@ -167,9 +174,9 @@ class Answered:
 
     def taken(self, rows: NDArray[np.bool_] | IntArray) -> Answered:
         """The same task with some of its questions."""
+        index = np.arange(self.size)[rows].tolist()
 
         def replies(of: Replies) -> Replies:
-            index = np.arange(self.size)[rows].tolist()
             return Replies(
                 of.ll_NK[rows], of.tokens_NK[rows], None if of.free_NK is None else of.free_NK[rows], of.greedy_NK[rows],
                 tuple(of.text[i] for i in index), tuple(of.stop[i] for i in index), of.score_N[rows], of.truncated_N[rows],
@@ -180,6 +187,8 @@ class Answered:
             floor_N=self.floor_N[rows], characters_NK=self.characters_NK[rows], bytes_NK=self.bytes_NK[rows],
             tags={tag: value[rows] for tag, value in self.tags.items()},
             roles={role: replies(of) for role, of in self.roles.items()},
+            contexts=tuple(self.contexts[i] for i in index) if self.contexts else (),
+            options=tuple(self.options[i] for i in index) if self.options else (),
         )  # fmt: skip
 
 
@@ -223,6 +232,8 @@ def _row(
         "task": name,
         "question": question.id,
         "prompt": question.fingerprint,
+        "contexts": [_sound(context) for context in question.contexts] if question.kind != "text" else None,
+        "options": [_sound(option) for option in question.options] if question.kind != "text" else None,
         "kind": question.kind,
         "capability": task.capability,
         "skill": task.skill,
@@ -238,11 +249,16 @@ def _row(
         "tokens": reply.tokens,
         "greedy": reply.greedy,
         "free": reply.free,
-        "text": None if reply.text is None else reply.text.encode("utf-8", "replace").decode("utf-8"),
+        "text": None if reply.text is None else _sound(reply.text),
         "stop": reply.stop,
         "score": score,
         "truncated": reply.truncated,
     }
+
+
+def _sound(text: str) -> str:
+    """A text that a file can hold: half a surrogate pair is none."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def append(path: Path, rows: pa.Table) -> None:
@@ -331,7 +347,14 @@ def _answered(path: Path, name: str, whole: Mapping[str, list[Any]], parts: Mapp
         bytes_NK=_matrix(column("bytes")),
         tags={key: np.array([each.get(key, "") for each in tags], dtype=np.object_) for key in keys},
         roles={role: _replies({key: [whole[key][i] for i in rows] for key in whole}) for role, rows in parts.items()},
+        contexts=_words(column("contexts")),
+        options=_words(column("options")),
     )
+
+
+def _words(rows: Sequence[Sequence[str] | None]) -> tuple[tuple[str, ...], ...]:
+    """Of each question its texts, or nothing where those of any are not there."""
+    return () if any(row is None for row in rows) else tuple(tuple(row or ()) for row in rows)
 
 
 def _replies(columns: Mapping[str, list[Any]]) -> Replies:

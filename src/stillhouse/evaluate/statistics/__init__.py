@@ -1,12 +1,13 @@
 """Intervals, tests and plans for paired, clustered scores. numpy only; no models, no files.
 
 A question a file: ``means`` (how large, how sure), ``keeping`` (how much of the teacher's skill), ``together`` (over several
-tasks), ``distance`` (further from 0), ``signs`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
+tasks), ``distance`` (further from 0), ``contrasts`` (inside a part against outside), ``signs`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
 tests at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
 """
 
 from __future__ import annotations
 
+from stillhouse.evaluate.statistics.contrasts import contrasts
 from stillhouse.evaluate.statistics.counts import mcnemar, share, wilson
 from stillhouse.evaluate.statistics.distance import further
 from stillhouse.evaluate.statistics.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
@@ -27,6 +28,7 @@ __all__ = [
     "cluster_index",
     "cluster_totals",
     "clusters_needed",
+    "contrasts",
     "difference",
     "fieller",
     "further",
