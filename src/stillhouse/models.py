@@ -37,7 +37,7 @@ from stillhouse import architectures, attention
 from stillhouse.adapters import Adapter, attach, merge
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
-from stillhouse.student import grid
+from stillhouse.student import grid, quantize
 from stillhouse.types import Attended, Batch, Head
 from stillhouse.vocabulary import pools_first
 
@@ -65,6 +65,8 @@ class Model(nn.Module):
         super().__init__()
         self.adapter = adapter
         self.grids = dict(grids)
+        self.rounding: quantize.Rounding | None = None
+        self.progress = 0.0  # share of the steps that are taken, while it learns
         self.network = network
         self.tokenizer = tokenizer
         self.name = name
@@ -121,11 +123,13 @@ class Model(nn.Module):
 
     @property
     def head(self) -> Head:
-        """The head, from the parameters as they are now."""
+        """The head, from the parameters as they are now; rounded as what lies before it was in the last forward pass."""
         layer, config = self.head_layer, self.config
         scale = float(getattr(config, "logit_scale", None) or 1.0)
         scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-        return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+        quantiser = getattr(layer, "weight_fake_quantizer", None)
+        weight_VH = layer.weight if quantiser is None else quantiser(layer.weight)
+        return Head(weight_VH, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
 
     @property
     def outcomes(self) -> int:
@@ -188,6 +192,7 @@ class Model(nn.Module):
 
         """
         self.requires_grad_(True)
+        quantize.strip(self)
         self.grids = {}
         if self.adapter is not None:
             attach(self.network, self.adapter, seed)
@@ -195,7 +200,9 @@ class Model(nn.Module):
                 parameter.requires_grad_(True)
 
     def settle(self) -> None:
-        """Be an ordinary model after training: an adapter that was put in is merged into the weights."""
+        """Be what was trained: an adapter is merged into the weights, and weights that were seen rounded lie on their grids."""
+        if self.rounding is not None and not self.grids:
+            quantize.convert(self)
         if self.adapter is not None:
             merge(self.network)
             self.adapter = None
@@ -216,6 +223,8 @@ class Model(nn.Module):
             after the final norm (as transformers gives them); ``attention`` a list of ``Attended``.
 
         """
+        if self.rounding is not None:  # outside training always, so that what is measured then is what will be written
+            self.rounding.switch(not self.training or self.progress >= self.rounding.after)
         device_type = batch.input_ids_P.device.type
         low = self.compute_dtype != torch.float32
         with torch.autocast(device_type, self.compute_dtype) if low else nullcontext():
@@ -252,8 +261,13 @@ class Model(nn.Module):
         pool = getattr(self.network, "pool", None)
         if pool is not None:  # all states of a text, not those of one place
             lengths = [stop - start for start, stop in pairwise(batch.borders_D1)]
-            return pool(list(hidden_PH.float().split(lengths))).index_select(0, batch.document_N), layers
-        return self._pooled(hidden_PH.index_select(0, batch.select_N).float()), layers
+            return self._given(pool(list(hidden_PH.float().split(lengths))).index_select(0, batch.document_N)), layers
+        return self._given(self._pooled(hidden_PH.index_select(0, batch.select_N).float())), layers
+
+    def _given(self, hidden_NH: Tensor) -> Tensor:
+        """What the head multiplies: rounded if its input is."""
+        quantiser = None if self.rounding is None else getattr(self.head_layer, "activation_fake_quantizer", None)
+        return hidden_NH if quantiser is None else quantiser(hidden_NH)
 
     def _pooled(self, hidden_NH: Tensor) -> Tensor:
         """What a classifier makes of its hidden states before its last layer; load compares it with the network's own."""
@@ -291,11 +305,13 @@ class Model(nn.Module):
         """The network ready for ``generate``: eval mode, transformers' own attention and cache; as it was afterwards."""
         training = self.network.training
         self.network.eval()
+        held = nullcontext() if self.rounding is None else self.rounding.held()
         if self.dispatches:
             fast = getattr(self.network, "_supports_sdpa", False)  # not with a soft cap on the scores (Gemma 2)
             self.network.set_attn_implementation("sdpa" if fast else "eager")
         try:
-            yield self.network
+            with held:
+                yield self.network
         finally:
             if self.dispatches:
                 self.network.set_attn_implementation(attention.NAME)
@@ -430,6 +446,7 @@ def load(
         raise fail(ModelError, where, what, way_out)
     grids = {} if empty or not local else grid.of_weights(folder, network)
     loaded = Model(network, tokenizer, name or folder.name or model, Adapter.read(folder), grids)
+    quantize.round_inputs(loaded)
     if not empty and not loaded.bare:
         _check_head(loaded, where)
     return loaded

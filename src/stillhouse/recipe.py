@@ -165,6 +165,32 @@ class Teacher(Strategy):
     """Arithmetic of the teacher; auto measures this machine and says why."""
 
 
+Precision = Literal["int4", "int8", "float32"]
+
+
+class Quantize(Section):
+    """Matrices of few bits, which the student sees while it learns and lies on afterwards; see docs/quantize.md."""
+
+    weights: Precision = "int4"
+    """Of the layers' matrices."""
+    activations: Literal["float32", "int8"] = "float32"
+    """What matrices are multiplied with: int8 rounds each token's numbers between their least and their largest."""
+    embedding: Precision = "int8"
+    """Of embeddings and of the last layer, which are one matrix in many models."""
+    group: int | Literal["row"] = 32
+    """Neighbours in a row that share a scale; row for one scale a row."""
+    exceptions: dict[str, Precision] = {}
+    """Layers by name or pattern, such as {"*.down_proj": int8, "model.layers.0.*": float32}; the last that fits counts."""
+    after: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the steps that are taken in float32 before it sees them."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Quantize:
+        if self.group != "row" and self.group < 2:
+            raise ValueError(f"group is a number from 2, or row, not {self.group}")
+        return self
+
+
 class Student(Strategy):
     """Who is taught: a strategy of the kind builder, ``{name: drop_layers, keep: 10}``."""
 
@@ -172,6 +198,8 @@ class Student(Strategy):
     """Further builders, each given what the one before made: ``then: [{name: trim_vocabulary, size: 16000}]``."""
     start: str | None = None
     """A model's folder, package or hub id that it is made from; the teacher if not given."""
+    quantize: Quantize | None = None
+    """What of it has few bits, seen while it learns; all stays float32 if not given."""
 
 
 class Loss(Strategy):
@@ -474,7 +502,8 @@ class Recipe(Section):
         phases = [*(stage.student for stage in self.stages[max(teaching, default=-1) + 1 :]), self.student]
         builders = [each for phase in phases for each in (Strategy(name=phase.name, **phase.options), *phase.then)]
         first = {"name": builders[0].name, **builders[0].options}
-        return Student.model_validate({**first, "then": builders[1:], "start": phases[0].start})
+        ends = {"start": phases[0].start, "quantize": self.student.quantize}
+        return Student.model_validate({**first, "then": builders[1:], **ends})
 
     @property
     def folder(self) -> Path:
@@ -646,11 +675,14 @@ def _word(error: ValidationError) -> list[Problem]:
             fields = _fields_at(item["loc"][:-1])
             problem = Problem(problem.where, problem.what, did_you_mean(str(item["loc"][-1]), fields))
         elif (
-            item["type"] in ("float_type", "literal_error", "model_type", "string_type", "float_parsing")
+            item["type"] in ("float_type", "literal_error", "model_type", "string_type", "float_parsing", "int_parsing")
             and len(item["loc"]) > 2
         ):
             # a union reports one finding a branch: tell the key once
-            problem = Problem(".".join(map(str, item["loc"][:2])), f"cannot be {item['input']!r}", problem.way_out)
+            key = item["loc"]
+            while isinstance(key[-1], int) or key[-1] not in _fields_at(key[:-1]):
+                key = key[:-1]
+            problem = Problem(".".join(map(str, key)), f"cannot be {item['input']!r}", problem.way_out)
         if problem not in problems:
             problems.append(problem)
     return problems

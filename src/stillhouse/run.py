@@ -35,6 +35,7 @@ from stillhouse.models import Model
 from stillhouse.objective import Learner, Shape, layer_similarity
 from stillhouse.progress import duration, timed
 from stillhouse.report import report
+from stillhouse.student import quantize
 from stillhouse.teacher import Teacher, align
 from stillhouse.teacher.classes import of_classes
 from stillhouse.teacher.kept import kept, kept_ids
@@ -129,6 +130,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
         say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
         with clock("student"):
             first = first_student(settings, master, folder, console if ranks.main else None)
+            quantize.foresee(settings.student.quantize, first)
             match_exports(settings.export, first, settings.deploy)
         say(f"Student {settings.name}: {compared(first, master)}", highlight=False)
         tutor = tutor_of(settings, master, first.tokenizer, lambda key: corpus.text_of(key))
@@ -421,6 +423,8 @@ def train_student(
         return
     pupil = models.load(str(before), name=f"{settings.name}-control" if control else settings.name)
     pupil.learn(settings.trainer.seed)
+    if settings.student.quantize is not None:
+        quantize.attach(pupil, settings.student.quantize)
     speaking = None if control or not master.forms else teaching(master, arithmetic["teacher"], ranks)
 
     def similarity() -> torch.Tensor:
@@ -460,6 +464,8 @@ def train_student(
             with timed(console, "Writing the student" if not control else "Writing the control"):
                 fresh = models.load(str(before), name=pupil.name)
                 fresh.learn()
+                if settings.student.quantize is not None:
+                    quantize.attach(fresh, settings.student.quantize)
                 fresh.load_state_dict(whole)
                 fresh.settle()
                 export.export(fresh, folder)

@@ -234,8 +234,9 @@ class Learner(nn.Module):
             and of each task ``loss/<task>``, the sum of its weighted losses, and ``weight/<task>``, what its positions count.
 
         """
-        hidden_NH, layers = self.student(batch, self.want)
         progress = min(step / max(self.steps - 1, 1), 1.0)
+        self.student.progress = progress
+        hidden_NH, layers = self.student(batch, self.want)
         if self.counts_V is not None:
             self.counts_V = self.counts_V.to(hidden_NH.device)
         losses = self._losses(progress)

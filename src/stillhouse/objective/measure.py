@@ -44,19 +44,20 @@ def measure(
     """
     functions = [find("difficulty", name) for name in names]
     asks = [wants_teacher(name) for name in names]
-    length = chunk_length(student.head.weight_VH.shape[0])
-    device = student.head.weight_VH.device
+    length = chunk_length(student.outcomes)
+    device = student.head_layer.weight.device
     was = student.training
     student.eval()
     sums, counts = [], []
     for batch in batches:
         batch = batch.to(device)
         hidden_NH = student(batch)[0]
+        head = student.head
         said = signal(batch) if signal is not None and any(asks) else None
         sums_DM = torch.zeros(len(batch.keys), len(names), dtype=torch.float64, device=device)
         for start in range(0, len(batch.labels_N), length):
             rows = batch.rows(start, min(start + length, len(batch.labels_N)))
-            output = Output(student.head.logits(hidden_NH[start : start + length]))
+            output = Output(head.logits(hidden_NH[start : start + length]))
             word = None if said is None else said.rows(start, start + length)
             for column, (function, asked) in enumerate(zip(functions, asks, strict=True)):
                 value_N = taking(function)(output, word, rows).double()

@@ -11,6 +11,7 @@ import torch
 from stillhouse import recipe
 from stillhouse.errors import ModelError, fail
 from stillhouse.find import check_options, find
+from stillhouse.student import quantize
 
 if TYPE_CHECKING:
     from stillhouse.models import Model
@@ -56,7 +57,8 @@ def build(
     if not empty and any(p.is_meta for p in student.parameters()):
         what = f"is made of the weights of {teacher.name}, which are not here"
         raise fail(ModelError, "student", what, "Take a student with weights of its own: random or pretrained.")
-    student.grids = {}  # of what it is made from, at most: it is to be trained
+    quantize.strip(student)  # what it is made from may lie on a grid: what is trained leaves it
+    student.grids = {}
     return student.requires_grad_(True)
 
 
