@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ __all__ = [
     "run",
 ]
 
+_OTHER_MACHINES = re.compile("Failed to load .*torchao|is an Enum subclass")
 
 _VERBS = {
     "check": "stillhouse.check",
@@ -74,5 +76,5 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 # transformers imports torchao where it is installed, which then tells of kernels for other machines that it does not find.
-for _name, _remark in (("torchao", "Failed to load"), ("torch.utils._pytree", "is an Enum subclass")):
-    logging.getLogger(_name).addFilter(lambda record, remark=_remark: remark not in record.getMessage())
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).addFilter(lambda record: not _OTHER_MACHINES.search(record.getMessage()))

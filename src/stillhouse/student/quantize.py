@@ -147,7 +147,7 @@ def attach(model: Model, section: Quantize) -> None:
     layers = {}
     for matrix in plan:
         weights = torchao.IntxFakeQuantizeConfig(
-            torch.int4 if matrix.bits == 4 else torch.int8,
+            torch.int8 if matrix.bits == 8 else torch.int4,  # type: ignore[attr-defined]
             group_size=matrix.group,
             is_symmetric=True,
             scale_precision=torch.float16,
@@ -176,7 +176,7 @@ def convert(model: Model) -> None:
         rows, columns = weight.shape
         group = columns // scales.shape[1]
         integers = (rounded.view(rows, -1, group) / scales[:, :, None]).round().to(torch.int8).view(rows, columns)
-        bits = 4 if layers[0].weight_fake_quantizer.config.dtype == torch.int4 else 8
+        bits = 8 if layers[0].weight_fake_quantizer.config.dtype == torch.int8 else 4
         inputs = 8 if any(getattr(each, "activation_fake_quantizer", None) for each in layers) else None
         grid = Grid(integers, scales, bits, group, inputs)
         assert torch.equal(grid.dequantise(), rounded)
