@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from stillhouse.report import charts
+from stillhouse.report.charts.axes import Axis, rounded
+from stillhouse.report.charts.ink import marker
+from stillhouse.report.charts.parts import dash_of
 
 KINDS = ("forest", "ladder", "reliability", "line", "bars")
 
@@ -54,7 +57,7 @@ def scale(svg: Any, left_to_right: bool = True) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
 def test_every_chart_is_named_and_described(kind: str, width: int, html: ModuleType) -> None:
-    (svg,) = html.parse(str(charts._DRAW[kind](parsed(raw(kind)), "i", width))).all("svg")
+    (svg,) = html.parse(str(charts.DRAW[kind](parsed(raw(kind)), "i", width))).all("svg")
     title, description = svg.children[0], svg.children[1]
     assert (title.tag, description.tag) == ("title", "desc")
     assert title.text == f"a {kind}" and "student" in description.text
@@ -93,7 +96,7 @@ def test_bars_start_at_zero_and_are_as_long_as_their_values(width: int, html: Mo
 @pytest.mark.parametrize("width", [charts.WIDE, charts.NARROW])
 def test_intervals_points_and_references_lie_where_the_axis_says(kind: str, width: int, html: ModuleType) -> None:
     content = raw(kind)
-    svg = html.parse(str(charts._DRAW[kind](parsed(content), "i", width)))
+    svg = html.parse(str(charts.DRAW[kind](parsed(content), "i", width)))
     offset, slope = scale(svg)
     bands = [n for n in svg.all("line") if n.attributes["class"] == "band"]
     by_role = {}
@@ -172,10 +175,10 @@ def test_reliability_looks_closer_at_models_that_are_never_sure(largest: float, 
 
 
 def test_roles_differ_by_shape_and_dash_not_only_by_colour() -> None:
-    shapes = {role: str(charts._marker(role, 8.0, 8.0)) for role in (*charts.ROLES, "other")}
+    shapes = {role: str(marker(role, 8.0, 8.0)) for role in (*charts.ROLES, "other")}
     assert len(set(shapes.values())) == len(shapes)
     same_role = [{"name": str(i), "role": "student", "points": [{"x": 0, "y": 1}]} for i in range(5)]
-    dashes = [charts._dash(s) for s in parsed({"kind": "line", "series": same_role}).series]
+    dashes = [dash_of(s) for s in parsed({"kind": "line", "series": same_role}).series]
     assert len(set(dashes)) == 5
 
 
@@ -231,7 +234,7 @@ def test_ticks_are_round_few_and_at_most_two_decimals() -> None:
         values = charts.ticks(low, high)
         assert 2 <= len(values) <= 11
         assert low - 1e-6 * (high - low) <= values[0] and values[-1] <= high + 1e-6 * (high - low)
-        for _, text in charts._Axis(low, high, 0.0, 100.0).marks():
+        for _, text in Axis(low, high, 0.0, 100.0).marks():
             assert len(text.partition(".")[2]) <= 2, (low, high, text)
 
 
@@ -240,7 +243,7 @@ def test_rounded_axes_enclose_and_begin_and_end_at_a_tick() -> None:
     for _ in range(2000):
         low = noise.uniform(-5, 5)
         high = low + 10 ** noise.uniform(-2, 3)
-        first, last = charts._round((low, high), 5)
+        first, last = rounded((low, high), 5)
         values = charts.ticks(first, last, 5)
         near = 1e-5 * (last - first)
         assert first <= low + near and high <= last + near
@@ -275,7 +278,7 @@ def test_hostile_names_stay_text_and_inside(kind: str, width: int, html: ModuleT
         content["series"][0]["name"] = text
         if kind in ("forest", "ladder", "bars"):
             content["series"][0]["points"][0]["x"] = text
-        drawn = str(charts._DRAW[kind](parsed(content), "i", width))
+        drawn = str(charts.DRAW[kind](parsed(content), "i", width))
         tree = html.parse(drawn)
         assert {n.tag for n in tree.walk()} <= {
             "root",
