@@ -236,9 +236,10 @@ def test_aggressive_is_stages_and_advice(tmp_path: Path):
     check(settings)
     assert settings.objective.alpha == 0.5
     assert settings.objective.terms[0].name == "hidden_mse"
-    comments = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
-    assert "quantisation in the loop. Stillhouse cannot train one yet" in comments
-    assert any("cannot train one yet" in note for note in found.notes)
+    rounded = settings.student.quantize
+    assert rounded is not None
+    assert (rounded.weights, rounded.embedding, rounded.after) == ("int4", "int4", 0.5)
+    assert any("quantisation in the loop" in note for note in found.notes)
     # the sizes that really come out, stage by stage
     models_ = models_of(settings)
     sizes = [model.parameters_count for model in models_]
@@ -356,7 +357,11 @@ def test_a_picture_of_a_teacher_with_an_odd_name(tmp_path: Path):
 
 
 def test_a_goal_in_quantised_bytes_says_what_they_are_of(folder: Path):
-    assert any("as int4 are of weights rounded after training" in note for note in planned(folder, "20 kB int4").notes)
+    found = planned(folder, "20 kB int4")
+    settings = recipe.parse(yaml.safe_load(found.best.recipe or ""))
+    assert settings.student.quantize is not None and settings.student.quantize.weights == "int4"
+    assert any("quantisation in the loop" in note for note in found.notes)
+    assert any("as int8 are of weights rounded after training" in note for note in planned(folder, "30 kB int8").notes)
     assert not any("rounded" in note for note in planned(folder, "2x").notes)
 
 

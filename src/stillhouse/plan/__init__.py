@@ -19,7 +19,7 @@ from stillhouse.files import write_text
 from stillhouse.find import check_options, find
 from stillhouse.plan import adapt, latency, memory, search, strategy
 from stillhouse.plan import goal as goals_
-from stillhouse.plan.candidate import QUANTISE, Candidate, Context, candidate
+from stillhouse.plan.candidate import NOT_QUANTISED, Candidate, Context, candidate
 from stillhouse.plan.goal import Goal
 from stillhouse.plan.latency import Law
 from stillhouse.plan.search import Found, Limit
@@ -338,8 +338,10 @@ def _notes(candidates: Sequence[Candidate], context: Context, trimmed: Sequence[
         notes.append(f"{context.adaptation.why}, in the recipe's first stage.")
     elif context.known is not None:
         notes.append(f"The teacher on {context.known.positions:,} held-out tokens of this text: {context.known}.")
-    if best.prescription.quantise:
-        notes.append(QUANTISE)
+    if best.recipe is not None and "quantize" in best.recipe:
+        notes.append("The recipe trains with quantisation in the loop: pip install 'stillhouse[quant]'.")
+    elif best.prescription.quantise:
+        notes.append(NOT_QUANTISED)
     elif context.precision in ("int8", "int4") and any(g.kind in ("file", "memory") for g in context.goals):
         notes.append(
             f"Sizes as {context.precision} are of weights rounded after training; what that costs is not predicted."

@@ -14,7 +14,7 @@ import yaml
 
 from stillhouse import recipe
 from stillhouse.check import OVERHEAD, Costs, costs
-from stillhouse.errors import RecipeError, fail
+from stillhouse.errors import ModelError, RecipeError, fail
 from stillhouse.models import Model
 from stillhouse.plan import latency, memory, strategy
 from stillhouse.plan.adapt import Adaptation
@@ -27,6 +27,7 @@ from stillhouse.plan.strategy import Band, Prescription
 from stillhouse.plan.write import TOKENS_PER_STEP, Draft, flow, write
 from stillhouse.progress import duration
 from stillhouse.report.words import bytes_of
+from stillhouse.student.quantize import foresee
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.quality import Quality
 
@@ -240,6 +241,10 @@ def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
     command += "".join(f" --data {shlex.quote(path)}" for path in context.data)
     command += f" --labelled {shlex.quote(flow(dict(context.labelled)))}" if context.labelled is not None else ""
     band = candidate.retention
+    asked = candidate.prescription.quantise or any(
+        goal.kind in ("file", "memory") and goal.precision == "int4" for goal in context.goals
+    )
+    rounding = quantised(found, context) if asked else {}
     about = [
         f"Written by: {command}",
         f"Teacher {context.master.name}, {context.whole.parameters:,} parameters; this student {candidate.tally.parameters:,}, "
@@ -249,7 +254,7 @@ def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
     return Draft(
         name=f"{re.sub(r'[^a-z0-9.]+', '-', context.master.name.lower()).strip('-.') or 'student'}-{candidate.ratio:.{1 if candidate.ratio < 3 else 0}f}x",
         teacher=words,
-        section=candidate.section,
+        section=candidate.section | ({"quantize": rounding} if rounding else {}),
         adaptation=context.adaptation,
         stages=[(f"assistant-{number}", stage.section) for number, stage in enumerate(found.stages, 1)],
         why_stages=_why_stages(candidate, context.whole) if found.stages else "",
@@ -260,9 +265,9 @@ def _draft(candidate: Candidate, found: Found, context: Context) -> Draft:
         block=min(latency.TEXT, _positions(context.master.model)),
         steps=STEPS,
         about=about,
-        why_student=candidate.why,
+        why_student=f"{candidate.why} {QUANTISE}" if rounding else candidate.why,
         why_steps="",
-        advice=[QUANTISE] if candidate.prescription.quantise else [],
+        advice=[NOT_QUANTISED] if asked and not rounding else [],
     )
 
 
@@ -298,10 +303,38 @@ def _why_stages(candidate: Candidate, teacher: Tally) -> str:
 
 
 QUANTISE = (
-    "The guide ends such a compression with a stage that trains with quantisation in the loop. Stillhouse cannot train one yet: "
-    "sizes as int8 or int4 are of weights rounded after training, and what that costs is not predicted."
+    "For the second half of its steps it sees its weights rounded to few bits, and ends on them (docs/quantize.md): so the guide ends "
+    "such a compression."
 )
-"""What the guide asks for at aggressive compressions and is not there."""
+"""Why a student learns with quantisation in the loop."""
+
+NOT_QUANTISED = (
+    "The guide ends such a compression with quantisation in the loop, which this family of models cannot have here: sizes as int8 or "
+    "int4 are of weights rounded after training, and what that costs is not predicted."
+)
+"""What to know where it cannot."""
+
+
+def quantised(found: Found, context: Context) -> dict[str, Any]:
+    """The recipe's ``student.quantize`` for a student, by the largest group that divides its rows; empty where it cannot be.
+
+    Args:
+        found: its shapes.
+        context: for the precision that was asked for; int4 where none was.
+
+    """
+    sized = any(goal.kind in ("file", "memory") for goal in context.goals)
+    bits = context.precision if sized and context.precision in ("int8", "int4") else "int4"
+    for group in (32, 16, "row"):
+        section = {"weights": bits, "embedding": bits, "group": group, "after": 0.5}
+        try:
+            foresee(recipe.Quantize.model_validate(section), found.model)
+        except ModelError:
+            continue
+        finally:
+            found.model.grids = {}
+        return section
+    return {}
 
 
 def share(band: Band) -> str:
