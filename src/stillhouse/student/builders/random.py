@@ -36,7 +36,7 @@ def random(
     config.num_hidden_layers = layers or config.num_hidden_layers
     config.hidden_size = hidden or config.hidden_size
     config.num_attention_heads = heads or old_heads
-    if groups or heads:
+    if groups or (heads and hasattr(config, "num_key_value_heads")):
         config.num_key_value_heads = groups or min(config.num_attention_heads, config.num_key_value_heads)
     config.intermediate_size = intermediate or config.intermediate_size
     if getattr(config, "layer_types", None):
