@@ -119,12 +119,10 @@ def recipe_of(cell: str, seed: int, given: argparse.Namespace) -> stillhouse.Rec
 
 def prepare(given: argparse.Namespace) -> None:
     """Adapt the teacher and store what it says, unless that was done."""
-    for name in ("sst2-teacher", "sst2-10x"):
-        settings = load(Job(name), given.data, given.work / "retention")
-        if name == "sst2-teacher":
-            stillhouse.run(settings, console=Console())
-        else:
-            store_of(settings, Console())
+    teacher, student = (load(Job(name), given.data, given.work / "retention") for name in ("sst2-teacher", "sst2-10x"))
+    if not (teacher.folder / "student" / "config.json").is_file():
+        stillhouse.run(teacher, console=Console())
+    store_of(student, Console())
 
 
 def measure(cell: str, seed: int, _: None, given: argparse.Namespace) -> Row:
