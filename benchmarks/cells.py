@@ -74,7 +74,9 @@ class Benchmark:
         given = self._parsed()
         settings = {name: getattr(given, name) for name in self.numbers}
         done = {(row["cell"], row["seed"]) for row in self.rows(settings)}
-        missing = [(cell, seed) for seed in given.seeds for cell in given.only or self.cells if (cell, seed) not in done]
+        missing = [
+            (cell, seed) for seed in given.seeds for cell in given.only or self.cells if (cell, seed) not in done
+        ]
         if missing and not given.table:
             material = prepare(given)
             self.folder.mkdir(exist_ok=True)
@@ -91,7 +93,9 @@ class Benchmark:
         parser.add_argument("--data", type=Path, help="the text, or a folder of it: see above")
         parser.add_argument("--only", nargs="*", choices=list(self.cells), metavar="CELL", help="of all that there are")
         parser.add_argument("--seeds", nargs="*", type=int, default=list(self.seeds))
-        parser.add_argument("--work", type=Path, default=Path("runs") / self.name, help="for what lies on disk meanwhile")
+        parser.add_argument(
+            "--work", type=Path, default=Path("runs") / self.name, help="for what lies on disk meanwhile"
+        )
         parser.add_argument("--table", action="store_true", help="measure nothing: only tell what is there")
         for name, (default, about) in self.numbers.items():
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=about)

@@ -56,6 +56,7 @@ class Measured:
         self.documents = [Rendered(text) for text in documents]
         self.rows = filter_.measure(self.documents)
         self.held_out = np.arange(len(documents)) >= len(documents) - held_out
+        self.stays = np.zeros(len(documents), dtype=bool)
 
     def __len__(self) -> int:
         return len(self.documents)

@@ -166,13 +166,6 @@ def class_problems(section: recipe.Data) -> list[Problem]:
         if unknown and not where.startswith("data.sources"):
             what = "has no labels, and what is held out is judged by them"
             problems.append(Problem(f"{where}.format.label", what, "Name the field of the class."))
-    own = section.validation_sources or section.test_sources or section.augment
-    if section.filters and (own or any(source.format.options.get("label", "") is None for source in section.sources)):
-        what = "judge documents to learn from beside a share of them held out, all of them with labels"
-        way_out = (
-            "Filter the files before, in a recipe without validation_sources, test_sources, augment and label: null."
-        )
-        problems.append(Problem("data.filters", what, way_out))
     if section.augment and not section.classes:
         what = "makes texts of which only the class is asked, and the data has no classes"
         problems.append(Problem("data.augment", what, "Leave it out."))

@@ -27,6 +27,7 @@ class Table:
     def __init__(self, texts: list[str], filter_: Any) -> None:
         self.texts = texts
         self.rows = filter_.measure([Rendered(t) for t in texts])
+        self.stays = np.zeros(len(texts), dtype=bool)
 
     def column(self, index: int) -> Any:
         return self.rows[:, index]

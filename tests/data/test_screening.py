@@ -23,7 +23,7 @@ from stillhouse.data import prepare, screening, spool
 from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import VALIDATION, Seen, sides
+from stillhouse.data.store import TRAIN, VALIDATION, Seen, sides
 from stillhouse.errors import DataError, RecipeError, RunError
 from stillhouse.recipe import Data
 
@@ -240,7 +240,7 @@ def test_documents_come_back_from_disk_as_they_were(tmp_path: Path, monkeypatch:
         Rendered("half \ud83d a pair"),
     ]
     place = Spool(tmp_path)
-    place.write(((f"record {i}", d, i * 2**60) for i, d in enumerate(documents)), {"validation": 0.5})
+    place.write(((f"record {i}", d, TRAIN, i * 2**60) for i, d in enumerate(documents)), {"validation": 0.5})
     again = Spool(tmp_path)
     assert again.complete and len(again) == 5 and again.borders == [0, 2, 4, 5]
     assert [(r.where, r.rendered) for r in walk(again, np.ones(5, bool))] == [

@@ -332,8 +332,6 @@ class _Builder:
         if not self.seen.add(key):
             self.counts["duplicates_dropped"] += 1
             return
-        if side != TRAIN and rendered.label == UNKNOWN:
-            raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
         self._take(_Waiting(where, key, rendered, side))
 
     def augment(self, report: Callable[[], None]) -> None:
@@ -474,9 +472,9 @@ def _build(
         documents = (each for _, group in groups for each in _rendered(list(group), tokenizer))
         screened = None
         if section.filters:
-            screened = screen(((where, rendered) for where, rendered, _ in documents), told=told)
+            screened = screen(documents, told=told)
             read, paces = 0, [pace.Pace()]
-            documents = ((where, rendered, TRAIN) for where, rendered in _kept(screened, paces[0]))
+            documents = _kept(screened, paces[0])
         for where, rendered, side in documents:
             builder.add(where, rendered, side)
             if side == TRAIN and builder.learned + len(builder.waiting) >= (section.max_documents or sys.maxsize):
@@ -510,7 +508,7 @@ def _build(
     return facts
 
 
-def _kept(screened: screening.Screened, own: pace.Pace) -> Iterator[tuple[str, Rendered]]:
+def _kept(screened: screening.Screened, own: pace.Pace) -> Iterator[tuple[str, Rendered, int]]:
     """What the filters kept; the time left is that of a source of so many documents."""
     with own.turn():
         for number, document in enumerate(screened.documents()):
@@ -552,9 +550,12 @@ def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rende
             return
         where = f"{reader.where}, record {number}"
         try:
-            yield where, replace(reader.format(record, tokenizer, **reader.format_options), task=reader.task)
+            rendered = replace(reader.format(record, tokenizer, **reader.format_options), task=reader.task)
         except DataError as error:
             raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
+        if reader.side != TRAIN and rendered.label == UNKNOWN:
+            raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
+        yield where, rendered
 
 
 def _join(*places: str) -> str:
@@ -631,9 +632,9 @@ def _split(rows: Any, section: Data, moved: Any) -> None:
             raise fail(DataError, "data.validation", what, "Raise it, or see the counts of what was dropped.")
     else:
         out = sides(share, rows["task"][mine], section.validation)
-        if section.augment and (out != asked).any():
-            what = f"is {section.validation:g}, which puts all labelled texts, or all of a task, on one side"
-            raise fail(DataError, "data.validation", what, "Change it, or give data.validation_sources.")
+    if section.augment and (out != asked).any():
+        what = f"is {section.validation:g}, which puts all labelled texts, or all of a task, on one side"
+        raise fail(DataError, "data.validation", what, "Change it, or give data.validation_sources.")
     rows["side"][mine[out]] = VALIDATION
 
 

@@ -23,21 +23,23 @@ LONGEST = 4
 """Words of the longest run that documents are compared by."""
 
 
-def compare(spool: Spool, kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def compare(spool: Spool, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """The diversity of all documents and of those that are kept, on equal samples.
 
     Args:
         spool: all documents.
-        kept: which are kept.
+        before: which there were to learn from, and to hold a share out of.
+        after: which of these are kept.
 
     Returns:
         ``before`` and ``after``, as ``measure`` gives them, and the ``documents`` and ``words`` of each sample.
     """
     # not the hash itself: the lowest of these are the held-out documents
     order = np.argsort(mixed(np.asarray(spool.hashes)), kind="stable")
-    count = min(DOCUMENTS, int(kept.sum()))
+    count = min(DOCUMENTS, int(after.sum()))
     texts = [
-        [spool.document(int(number)).rendered.words for number in rows[:count]] for rows in (order, order[kept[order]])
+        [spool.document(int(number)).rendered.words for number in rows[:count]]
+        for rows in (order[before[order]], order[after[order]])
     ]
     cut = [_cut(hashed(side)) for side in texts]
     most = min((sum(map(len, side)) for side in cut), default=0)

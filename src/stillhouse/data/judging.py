@@ -34,10 +34,12 @@ class Removed:
     Args:
         row: its place among the documents that were measured.
         why: what was found, as people read it.
+        like: the row of the document that it is like, where that is why.
     """
 
     row: int
     why: str
+    like: int | None = None
 
 
 class Measured(Protocol):
@@ -46,6 +48,11 @@ class Measured(Protocol):
     @property
     def held_out(self) -> npt.NDArray[np.bool_]:
         """Of each document whether it is held out."""
+        ...
+
+    @property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        """Of each document whether it stays whatever is found, because it is of the recipe's files of held-out texts."""
         ...
 
     def __len__(self) -> int:
@@ -78,12 +85,15 @@ class Filter:
         judge: the measurements of all documents → those to be removed, in order.
         facts: the same → what else is to be told, as plain values.
         quotes: whether texts that it removes may be shown.
+        compares: whether it compares documents with each other. Then the texts of the recipe's held-out files are among
+            those measured, before all others; they stay, whatever is found.
     """
 
     measure: Callable[[Sequence[Rendered]], Rows]
     judge: Callable[[Measured], Iterator[Removed]]
     facts: Callable[[Measured], dict[str, Any]] = lambda _: {}
     quotes: bool = True
+    compares: bool = False
 
 
 def band(

@@ -29,7 +29,7 @@ from stillhouse.data import diversity
 from stillhouse.data.judging import Filter, Ints, Rows
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
-from stillhouse.data.store import below, write_array
+from stillhouse.data.store import TRAIN, write_array
 from stillhouse.errors import DataError, Problem, RecipeError, RunError, StillhouseError, fail
 from stillhouse.files import read_json, write_json
 from stillhouse.find import check_options, find
@@ -83,13 +83,18 @@ class Pass:
 
     @cached_property
     def before(self) -> Mask:
-        """Which documents earlier filters left."""
+        """Which documents are measured: those that earlier filters left, of held-out files only where it compares."""
         return np.asarray(np.load(self.folder / "before.npy", allow_pickle=False), dtype=np.bool_)
 
     @property
     def held_out(self) -> Mask:
         """Of each measured document whether it is held out."""
         return self.spool.held_out[self.before]
+
+    @property
+    def stays(self) -> Mask:
+        """Of each measured document whether it stays whatever is found."""
+        return self.spool.stays[self.before]
 
     @cached_property
     def numbers(self) -> Ints:
@@ -183,7 +188,7 @@ class Plan:
         current = self.begin(number)
 
         def held_out() -> Iterator[tuple[str, Rendered]]:
-            return walk(self.spool, current.before & self.spool.held_out)
+            return walk(self.spool, (current.before & self.spool.held_out) | self.spool.stays)
 
         possible = {"teacher": teacher, "held_out": held_out}
         return make(self.filters[number], f"data.filters.{number}", possible)
@@ -209,9 +214,10 @@ class Screened:
         """How many documents are kept."""
         return int(self.kept.sum())
 
-    def documents(self) -> Iterator[tuple[str, Rendered]]:
-        """Those that are kept, in the order in which they were read."""
-        return walk(self.plan.spool, self.kept)
+    def documents(self) -> Iterator[tuple[str, Rendered, int]]:
+        """Those that are kept, in the order in which they were read, each with the side its source is for."""
+        sides = self.plan.spool.rows["side"][self.kept].tolist()
+        return ((*read, side) for read, side in zip(walk(self.plan.spool, self.kept), sides, strict=True))
 
     def log_removed(self, path: Path) -> None:
         """Write a line for each removed document: where it came from, which filter took it, and why."""
@@ -224,7 +230,7 @@ class Screened:
 def screen(
     section: Data,
     folder: Path,
-    documents: Iterator[tuple[str, Rendered]],
+    documents: Iterator[tuple[str, Rendered, int]],
     *,
     made_of: dict[str, Any],
     hash_of: Callable[[str, Rendered], int],
@@ -232,12 +238,12 @@ def screen(
     told: Callable[[int], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Screened:
-    """Read all documents, and let each filter of the recipe take out what it must.
+    """Read all documents, and let each filter of the recipe take out what it must; of held-out files nothing.
 
     Args:
         section: the recipe's section.
         folder: for what lies on disk meanwhile; what is there of the same is used.
-        documents: each with where it came from.
+        documents: where each came from, itself, and the side its source is for; held-out ones first.
         made_of: all that the result depends on.
         hash_of: a document's number, which decides whether it is held out.
         teacher: the teacher's model, for filters that ask it.
@@ -272,34 +278,35 @@ def screen(
         "empty": spool.facts["empty"],
         "filtered": int(len(kept) - kept.sum()),
         "filters": told_of,
-        "diversity": diversity.compare(spool, kept),
+        "diversity": diversity.compare(spool, ~spool.stays, kept & ~spool.stays),
     }
-    moved = spool.held_out != below(spool.hashes, section.validation)
-    return Screened(plan, kept, facts, np.asarray(spool.hashes[moved]))
+    return Screened(plan, kept, facts, spool.moved)
 
 
 def _fill(
     spool: Spool,
-    documents: Iterator[tuple[str, Rendered]],
+    documents: Iterator[tuple[str, Rendered, int]],
     hash_of: Callable[[str, Rendered], int],
     section: Data,
     told: Callable[[int], None],
 ) -> None:
-    counts = {"records": 0, "empty": 0, "validation": section.validation}
+    facts: dict[str, Any] = {"records": 0, "empty": 0}
+    facts["validation"] = None if section.validation_sources else section.validation
 
-    def given() -> Iterator[tuple[str, Rendered, int]]:
-        for where, rendered in documents:
-            counts["records"] += 1
+    def given() -> Iterator[tuple[str, Rendered, int, int]]:
+        learned = 0
+        for where, rendered, side in documents:
+            facts["records"] += 1
             if rendered.text:
-                yield where, rendered, hash_of(where, rendered)
+                yield where, rendered, side, hash_of(where, rendered)
+                learned += side == TRAIN
             else:
-                counts["empty"] += 1
-            taken = int(counts["records"] - counts["empty"])
-            told(taken)
-            if taken == section.max_documents:
+                facts["empty"] += 1
+            told(facts["records"] - facts["empty"])
+            if learned == section.max_documents:
                 return
 
-    spool.write(given(), counts)
+    spool.write(given(), facts)
 
 
 def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progress: Progress) -> None:
@@ -308,8 +315,8 @@ def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progre
     strategy = plan.filters[number]
     current = plan.begin(number)
     current.folder.mkdir(exist_ok=True)
-    write_array(current.folder / "before.npy", kept)
     filter_ = plan.make(number, teacher)
+    write_array(current.folder / "before.npy", kept if filter_.compares else kept & ~plan.spool.stays)
     there = sum(map(current.there, current.shards))
     text = f"filter {number + 1} of {len(plan.filters)}, {strategy.name}"
 
@@ -329,27 +336,34 @@ def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progre
     else:
         _together(plan, number, current, workers, tell)
     progress(f"{text}: judging", None, True)
-    after, examples = _judge(plan, number, current, filter_)
+    after, like_held_out, examples = _judge(plan, number, current, filter_)
     told = {
         "options": strategy.options,
-        "seen": len(current),
-        "removed": int(kept.sum() - after.sum()),
+        "seen": int((~current.stays).sum()),
+        "removed": len(current) - int(after.sum()),
+        **({"like a held-out document": like_held_out} if filter_.compares else {}),
         **filter_.facts(current),
         "examples": examples,
         "seconds": round(time.monotonic() - began, 1),
     }
-    write_array(current.folder / "kept.npy", after)
+    write_array(current.folder / "kept.npy", after | plan.spool.stays)
     write_json(current.folder / "done.json", told)
     current.drop()
 
 
-def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mask, list[dict[str, str]]]:
-    """Which documents are left, and some of those that are not: a sample that does not change when the run is repeated."""
-    after = current.before.copy()
+def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mask, int, list[dict[str, str]]]:
+    """Which of the measured documents are left; how many are not because a held-out one is like them; and some of those.
+
+    The sample does not change when the run is repeated.
+    """
+    after, stays, held_out, like_held_out = current.before.copy(), current.stays, current.held_out, 0
     sample: list[tuple[int, int, str, str]] = []
     temporary = current.folder / "removed.jsonl.tmp"
     with temporary.open("w", encoding="ascii") as log:
         for removed in filter_.judge(current):
+            if stays[removed.row]:
+                continue
+            like_held_out += removed.like is not None and bool(held_out[removed.like])
             after[current.numbers[removed.row]] = False
             where = current.where(removed.row)
             line = {"record": where, "filter": plan.filters[number].name, "why": removed.why}
@@ -366,7 +380,7 @@ def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mas
             text = current.document(row).words
             example["text"] = text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS] + "…"
         examples.append(example)
-    return after, examples
+    return after, like_held_out, examples
 
 
 def _together(plan: Plan, number: int, current: Pass, workers: int, tell: Callable[[int], None]) -> None:
@@ -435,8 +449,10 @@ def measure_part(folder: Path, number: int, part: int, of: int) -> int:
 def _refuse_empty(plan: Plan, kept: Mask, told_of: Sequence[Mapping[str, Any]]) -> None:
     if not len(kept):
         return  # that there was nothing to read is told by who tokenises
-    held_out = plan.spool.held_out
-    sides = {"document to learn from": kept & ~held_out, "held-out document": kept & held_out}
+    spool = plan.spool
+    sides = {"document to learn from": kept & ~spool.held_out}
+    if spool.facts["validation"] is not None:
+        sides["held-out document"] = kept & spool.held_out & ~spool.stays
     missing = [side for side, mask in sides.items() if not mask.any()]
     if missing:
         removed = ", ".join(f"{each['name']} removed {each['removed']:,} of {each['seen']:,}" for each in told_of)

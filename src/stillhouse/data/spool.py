@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.data.render import Rendered
-from stillhouse.data.store import sides, write_array
+from stillhouse.data.render import UNKNOWN, Rendered
+from stillhouse.data.store import TRAIN, below, sides, write_array
 from stillhouse.files import read_json, write_bytes, write_json
 
 SHARD_DOCUMENTS = 4096
 SHARD_BYTES = 16 << 20
+
+_ROW = np.dtype([("hash", "<u8"), ("task", "<u2"), ("side", "u1"), ("truth", "?")])
+"""Of each document a number that is as good as random, its task, the side its source is for, whether its labels are known."""
 
 _DEFAULTS = {f.name: f.default for f in fields(Rendered) if f.default is not MISSING}
 
@@ -54,7 +57,7 @@ class Spool:
     @property
     def complete(self) -> bool:
         """Whether all of it is there."""
-        return (self.folder / "spool.json").is_file()
+        return (self.folder / "spool.json").is_file() and (self.folder / "rows.npy").is_file()
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -76,16 +79,42 @@ class Spool:
         return self.borders[-1]
 
     @cached_property
-    def hashes(self) -> npt.NDArray[np.uint64]:
-        """A number of each document, as good as random, that decides whether it is held out; mapped."""
-        found: npt.NDArray[np.uint64] = np.load(self.folder / "hashes.npy", mmap_mode="r", allow_pickle=False)
+    def rows(self) -> npt.NDArray[np.void]:
+        """What is known of each document, as ``_ROW``; mapped."""
+        found: npt.NDArray[np.void] = np.load(self.folder / "rows.npy", mmap_mode="r", allow_pickle=False)
         return found
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """A number of each document, as good as random, that decides whether it is held out where a share is."""
+        return np.asarray(self.rows["hash"])
+
+    @cached_property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        """Which documents are of files of held-out texts: they stay as they are."""
+        return np.asarray(self.rows["side"] != TRAIN)
 
     @cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
-        """Which documents are held out for validation."""
-        tasks_D = np.load(self.folder / "tasks.npy", mmap_mode="r", allow_pickle=False)
-        return sides(self.hashes, tasks_D, self.facts["validation"])
+        """Which documents are held out: those of such files; without one for validation also a share of those with labels."""
+        out_D, mine = self.stays.copy(), self._shared
+        if len(mine):
+            out_D[mine] = sides(self.hashes[mine], self.rows["task"][mine], self.facts["validation"])
+        return out_D
+
+    @cached_property
+    def moved(self) -> npt.NDArray[np.uint64]:
+        """Hashes of the documents that are on the other side than their hash says, so that no side is empty."""
+        mine = self._shared
+        hashes_D = self.hashes[mine]
+        changed_D = self.held_out[mine] != below(hashes_D, self.facts["validation"] or 0.0)
+        return np.asarray(hashes_D[changed_D], dtype=np.uint64)
+
+    @property
+    def _shared(self) -> npt.NDArray[np.int64]:
+        """The documents of which a share is held out: none where files are held out for validation."""
+        mine_D = ~self.stays & self.rows["truth"] if self.facts["validation"] is not None else np.zeros(len(self), bool)
+        return np.flatnonzero(mine_D)
 
     def read(self, shard: int, rows: Sequence[int]) -> list[Read]:
         """Documents of a shard.
@@ -110,19 +139,19 @@ class Spool:
             file.seek(int(self._open[1][number - self.borders[shard]]))
             return _decoded(file.readline())
 
-    def write(self, documents: Iterable[tuple[str, Rendered, int]], facts: dict[str, Any]) -> None:
+    def write(self, documents: Iterable[tuple[str, Rendered, int, int]], facts: dict[str, Any]) -> None:
         """Write all documents, each with its hash.
 
         Args:
-            documents: where from, what the format made of it, its hash.
-            facts: to be told with them; looked at only once all documents were taken.
+            documents: where from, what the format made of it, the side its source is for, its hash.
+            facts: to be told with them; ``validation`` is the share to hold out, None where there are files for it. Looked
+                at only once all documents were taken.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lines: list[bytes] = []
         size, shards = 0, list[int]()
-        hashes: list[npt.NDArray[np.uint64]] = []
-        tasks: list[npt.NDArray[np.uint16]] = []
-        own: list[tuple[int, int]] = []
+        rows = [np.zeros(0, _ROW)]
+        own: list[tuple[int, int, int, bool]] = []
 
         def close() -> None:
             nonlocal lines, own, size
@@ -130,22 +159,20 @@ class Spool:
             starts = np.fromiter(accumulate(map(len, lines[:-1]), initial=0), np.int64, len(lines))
             write_array(self.folder / f"{name}.npy", starts)
             write_bytes(self.folder / f"{name}.jsonl", b"".join(lines))
-            hashes.append(np.array([number for number, _ in own], dtype=np.uint64))
-            tasks.append(np.array([task for _, task in own], dtype=np.uint16))
+            rows.append(np.array(own, _ROW))
             shards.append(len(lines))
             lines, own, size = [], [], 0
 
-        for where, rendered, number in documents:
+        for where, rendered, side, number in documents:
             line = _encoded(where, rendered)
             lines.append(line)
-            own.append((number, rendered.task))
+            own.append((number, rendered.task, side, rendered.label != UNKNOWN))
             size += len(line)
             if len(lines) >= SHARD_DOCUMENTS or size >= SHARD_BYTES:
                 close()
         if lines:
             close()
-        write_array(self.folder / "hashes.npy", np.concatenate([np.zeros(0, np.uint64), *hashes]))
-        write_array(self.folder / "tasks.npy", np.concatenate([np.zeros(0, np.uint16), *tasks]))
+        write_array(self.folder / "rows.npy", np.concatenate(rows))
         write_json(self.folder / "spool.json", {"shards": shards, **facts})
 
 

@@ -32,7 +32,7 @@ class Taken:
         name: of the filter.
         options: as the recipe has them, in a line.
         seen: documents it was shown.
-        removed: those it took out, with their share.
+        removed: those it took out, with their share, and how many of them for being like a held-out one.
         measured: quantiles of what it measured, or what it compared with; in a line.
         examples: some of what it took out.
     """
@@ -56,12 +56,15 @@ def taken(facts: Mapping[str, Any], private: Callable[[str], str]) -> list[Taken
     for each in _maps(facts.get("filters")):
         seen, removed = (words.finite(each.get(key)) or 0.0 for key in ("seen", "removed"))
         measured = each.get("measured") or each.get("compared with")
+        alike = words.finite(each.get("like a held-out document")) or 0.0
         found.append(
             Taken(
                 str(each.get("name") or words.NOTHING),
                 private(words.plain(each.get("options"))),
                 f"{seen:,.0f}",
-                f"{removed:,.0f}" + (f" ({removed / seen:.1%})" if seen else ""),
+                f"{removed:,.0f}"
+                + (f" ({removed / seen:.1%})" if seen else "")
+                + (f", {alike:,.0f} like a held-out one" if alike else ""),
                 private(words.plain(measured)),
                 [_example(example) for example in _maps(each.get("examples"))],
             )

@@ -36,6 +36,6 @@ def exact_duplicates(*, ignore: Literal["spacing", "punctuation"] = "punctuation
             text = plain(measured.document(later))
             # a hash may lie, and texts without a word would all be equal
             if text and text == plain(measured.document(first)):
-                yield Removed(later, f"the same as {measured.where(first)}")
+                yield Removed(later, f"the same as {measured.where(first)}", like=first)
 
-    return Filter(measure, judge)
+    return Filter(measure, judge, compares=True)

@@ -73,17 +73,19 @@ def near_duplicates(
             return np.unique(shingles([measured.document(row)])[0])
 
         taken: dict[int, int] = {}  # removed → the document that it is like
+        stays = measured.stays
         for later, earlier in _candidates(measured, bands):
+            if stays[later]:
+                continue
             for row in dict.fromkeys(taken.get(each, each) for each in earlier):
                 likeness = jaccard(of(later), of(row))
                 if likeness >= threshold:
                     taken[later] = row
-                    yield Removed(
-                        later, f"{likeness:.0%} of its runs of {run} words are shared with {measured.where(row)}"
-                    )
+                    why = f"{likeness:.0%} of its runs of {run} words are shared with {measured.where(row)}"
+                    yield Removed(later, why, like=row)
                     break
 
-    return Filter(measure, judge)
+    return Filter(measure, judge, compares=True)
 
 
 def rows_of_band(threshold: float, permutations: int) -> int:
