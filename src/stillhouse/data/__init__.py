@@ -469,6 +469,7 @@ def _build(
             each.told = report  # a record may take a minute
         # Of equal texts the first is kept: held out before learned from, labelled before not.
         groups = itertools.groupby(sorted(readers, key=_turn), _turn)
+        documents: Iterator[tuple[str, Rendered, int]]
         documents = (each for _, group in groups for each in _rendered(list(group), tokenizer))
         screened = None
         if section.filters:
