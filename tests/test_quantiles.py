@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
 
 import pytest
 
-from stillhouse.profile import tier
 from stillhouse.quantiles import quantile
 
 
@@ -37,9 +35,3 @@ def test_the_median_of_ten_is_between_the_second_and_the_ninth():
     """The table in every book: 97.9 %."""
     found = quantile([float(x) for x in range(1, 11)], 0.5)
     assert (found.low, found.high) == (2.0, 9.0)
-
-
-def test_tiers_grow_and_say_what_the_next_smaller_takes():
-    said = [tier(size) for size in (0.5e6, 150e6, 400e6, 5e9, 20e9, 90e9)]
-    assert all(a != b for a, b in pairwise(said))
-    assert said[2] == "less than 1 GB; a phone application: 2.0 times less"

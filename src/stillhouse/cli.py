@@ -318,6 +318,15 @@ def profile(
     tokens: Annotated[int, typer.Option(min=1, max=200, help="Tokens written after them, in each block.")] = 32,
     blocks: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores if not given.")] = None,
+    watts: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Assumed power, for an estimate of energy; else the processor's counter."),
+    ] = None,
+    throughput: Annotated[bool, typer.Option("--throughput", help="Also several texts at once.")] = False,
+    speculative: Annotated[
+        bool,
+        typer.Option("--speculative", help="Also the student as a draft for its teacher: what is kept, what is won."),
+    ] = False,
     gate: Annotated[
         bool,
         typer.Option("--gate", help="For scripts: does a file fit the target? 0 PASS, 1 FAIL, 2 undecided, 3 error."),
@@ -330,11 +339,21 @@ def profile(
     """
     from stillhouse.evaluate.gates import exit_code
     from stillhouse.profile import profile as verb
-    from stillhouse.profile import show
+    from stillhouse.profile.terminal import show
 
     console = Console()
     try:
-        found = verb(run, prompt=prompt, tokens=tokens, blocks=blocks, threads=threads, console=console)
+        found = verb(
+            run,
+            prompt=prompt,
+            tokens=tokens,
+            blocks=blocks,
+            threads=threads,
+            watts=watts,
+            throughput=throughput,
+            speculative=speculative,
+            console=console,
+        )
     except StillhouseError as error:
         if gate:  # 2 means undecided there
             error.exit_code = 3

@@ -194,6 +194,11 @@ class _Desk:
         split = getattr(self.runtime, "timed_parts", None)
         return {"parts": split(ids, tokens) if split else None}
 
+    def batch(self, ids: list[int], count: int, tokens: int) -> dict[str, Any]:
+        """Seconds of each step in which so many texts grow by a token, where the runtime can (``timed_batch``); else nothing."""
+        write = getattr(self.runtime, "timed_batch", None)
+        return {"steps": write(ids, count, tokens) if write else None}
+
     def peak(self) -> dict[str, Any]:
         """The most memory held so far, bytes."""
         return {"bytes": _peak()}

@@ -13,7 +13,8 @@ from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
 from stillhouse.errors import RecipeError
-from stillhouse.profile import profile, show
+from stillhouse.profile import profile
+from stillhouse.profile.terminal import show
 
 
 def recipe_for(folder: Path, *overrides: str) -> stillhouse.Recipe:

@@ -47,6 +47,18 @@ class _PyTorch:
     def encode(self, text: str) -> list[int] | None:
         return list(self.model.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def timed_batch(self, ids: list[int], count: int, tokens: int) -> list[float]:
+        """Seconds of each step in which ``count`` texts with the same prompt grow by a token each."""
+        torch, steps = self.torch, []
+        with torch.inference_mode():
+            out = self.network(input_ids=torch.tensor([ids] * count), use_cache=True)
+            for _ in range(tokens):
+                began = time.perf_counter()
+                token_B1 = out.logits[:, -1:].argmax(-1)
+                out = self.network(input_ids=token_B1, past_key_values=out.past_key_values, use_cache=True)
+                steps.append(time.perf_counter() - began)
+        return steps
+
     def timed_parts(self, ids: list[int], tokens: int) -> dict[str, float]:
         """Median seconds of a token: in the head, in the matrices of the layers, and in all."""
         spent = {"head": 0.0, "matrices": 0.0}
