@@ -44,7 +44,7 @@ def test_a_gguf_file_stands_in_the_run_and_on_its_page(tmp_path: Path):
     assert records["gguf-q8_0"]["path"] in page and "## Other files" in card
     tested = "difference" in records["gguf-q8_0"]
     assert tested == (importlib.util.find_spec("llama_cpp") is not None)
-    found = profile(run, prompt=8, tokens=6, blocks=2, threads=1)
+    found = profile(run, prompt=8, tokens=6, blocks=2, threads=1, watts=10.0)
     assert [m.name for m in found.models] == ["teacher", "student", *(["gguf-q8_0"] if tested else [])]
     for model in found.models:
         assert len(model.prefill) == 2 and len(model.steps) == 12 and min(model.steps) > 0
@@ -52,7 +52,11 @@ def test_a_gguf_file_stands_in_the_run_and_on_its_page(tmp_path: Path):
     assert "times fewer parameters" in found.explained[0]
     parts = found.models[1].parts
     assert parts is not None and 0 < parts["head"] + parts["matrices"] < parts["all"]
-    show(found, Console(file=io.StringIO()))
+    told = io.StringIO()
+    show(found, Console(file=told, width=200))
+    assert "Energy estimated: 10 W assumed" in told.getvalue() and "distilling took" in told.getvalue()
+    assert found.spent > 0 and {each.name for each in found.paybacks} == {m.name for m in found.models[1:]}
+    assert found.energy["student"]["joules"] == pytest.approx(10 * sum(found.models[1].steps) / 12)
     assert json.loads((run / "profile.json").read_text(encoding="utf-8"))["blocks"] == 2
     was = (run / "exports.json").read_bytes()
     stillhouse.run(recipe_for(tmp_path))

