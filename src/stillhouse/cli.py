@@ -275,7 +275,10 @@ def list_(kind: Annotated[str | None, typer.Argument(help="Only this kind.")] = 
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="A run's folder; with --import the teacher's log and the student's.", show_default=False),
+    ],
     judge: Annotated[bool, typer.Option("--judge", help="New verdicts from the stored table; loads no model.")] = False,
     gate: Annotated[
         bool, typer.Option("--gate", help="For scripts: exit 0 PASS, 1 FAIL, 2 undecided, 3 error.")
@@ -288,19 +291,39 @@ def evaluate(
     policy: Annotated[
         Path | None, typer.Option(help="Judge by this YAML file (retention, measures) instead of the recipe.")
     ] = None,
+    import_: Annotated[
+        str | None, typer.Option("--import", help="Judge logs of lm-eval, lighteval or helm, of teacher and student.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only tell what the stored items can decide, and how many a PASS takes.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="With --import: the folder for table and report.")] = Path("runs/imported"),
 ) -> None:
     """Compare a run's student with its teacher on held-out text and tasks, again.
 
-    [bold]stillhouse evaluate runs/demo --task recall --task chains[/] · [bold]--judge --policy policy.yaml --gate[/]
+    [bold]stillhouse evaluate runs/demo --task recall --task chains[/] · [bold]--judge --policy policy.yaml --gate[/] ·
+    [bold]stillhouse evaluate --import lm-eval TEACHER.jsonl STUDENT.jsonl[/]
     """
+    from stillhouse.errors import RunError, fail
     from stillhouse.evaluate.gates import exit_code
     from stillhouse.report import report as write
     from stillhouse.run import evaluate as verb
+    from stillhouse.run import import_logs
 
     console = Console()
+    run = out if import_ else paths[0]
     try:
-        asked = [{"name": name, "limit": limit} for name in task or ()]
-        found = verb(run, judge_only=judge, tasks=asked, policy=policy, console=console)
+        if len(paths) != (2 if import_ else 1):
+            what = "two logs are needed, the teacher's and the student's" if import_ else "one run's folder is needed"
+            raise fail(RunError, " ".join(map(str, paths)), what)
+        if plan:
+            _show_plan(paths[0], console)
+            return
+        if import_:
+            found = import_logs(import_, paths[0], paths[1], out, policy=policy)
+        else:
+            asked = [{"name": name, "limit": limit} for name in task or ()]
+            found = verb(run, judge_only=judge, tasks=asked, policy=policy, console=console)
     except StillhouseError as error:
         if gate:  # 2 means undecided there
             error.exit_code = 3
@@ -309,6 +332,32 @@ def evaluate(
     console.print(f"[bold]{found['verdict']}[/] {escape(found['sentence'])}\nReport: {page}", highlight=False)
     if gate:
         raise typer.Exit(exit_code(found["verdict"]))
+
+
+def _show_plan(run: Path, console: Console) -> None:
+    from stillhouse.evaluate import plan as verb
+    from stillhouse.report.words import number
+    from stillhouse.run import load_resolved
+
+    table = Table(
+        "gate", "of", "must hold", "items", "clusters", "a PASS takes", "decides from", box=None, pad_edge=False
+    )
+    settings = load_resolved(run) if (run / "recipe.yaml").exists() or not (run / "evaluation").exists() else None
+    rows = verb(run, settings)
+    for row in rows:
+        takes = "–" if row.needed is None else f"{row.needed:,} {row.one}s"
+        mark = "[green]✓[/]" if row.possible else "[yellow]✗[/]"
+        seen = "–" if row.seen is None else f"± {number(row.seen)} {row.unit}"
+        table.add_row(
+            f"{mark} {row.gate}", escape(row.of), row.rule, f"{row.items:,}", f"{row.clusters:,}", escape(takes), seen
+        )
+    console.print(table)
+    for row in rows:
+        if row.why:
+            console.print(f"{escape(row.of)}: {escape(row.why)}.", highlight=False)
+    console.print(
+        "✓ a student as good as the teacher would pass on these items with 80 % power; ✗ it would not: ask more, or ask for less."
+    )
 
 
 @app.command()

@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "task": "evaluate/tasks",
     "measure": "evaluate/measures",
     "feature": "evaluate/features",
+    "log": "evaluate/logs",
     "export": "export/formats",
     "runtime": "runtimes",
     "engine": "engines",

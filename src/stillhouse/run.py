@@ -25,8 +25,9 @@ from stillhouse.chosen import WithoutBytes, sampled
 from stillhouse.data.render import end_token, read_whole
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
-from stillhouse.evaluate import judge
+from stillhouse.evaluate import judge, judge_imported
 from stillhouse.evaluate.examine import examine
+from stillhouse.evaluate.foreign import bring_in
 from stillhouse.evaluate.questions import Task, tasks_of
 from stillhouse.files import atomic_folder, read_json, write_json, write_text
 from stillhouse.find import check_options, find
@@ -215,6 +216,34 @@ def evaluate(
                     collect(folder, settings, master, corpus, console)
                 ask_tasks(folder, settings, master, questions, console)
         return judge(folder, settings, clock.seconds, judged_by)
+
+
+def import_logs(
+    reader: str, teacher: Path, student: Path, folder: Path, *, policy: str | Path | None = None
+) -> dict[str, Any]:
+    """Judge what another program logged of teacher and student; write the table, evaluation.json and nothing else.
+
+    Args:
+        reader: a strategy of the kind ``log``: lm-eval, lighteval, helm.
+        teacher: its log of the teacher, a file or a folder.
+        student: its log of the student.
+        folder: where the table and the report go; made if it is not there.
+        policy: a YAML file with what to judge by.
+
+    Returns:
+        what evaluation.json holds.
+
+    Raises:
+        DataError: a log cannot be read, or the two were not asked the same, with counts.
+        RunError: the folder is a run's.
+        RecipeError: no such reader, or the policy is wrong.
+
+    """
+    if (folder / "recipe.yaml").exists():
+        raise fail(RunError, str(folder), "is a run's folder", "Give the imported logs a folder of their own: --out.")
+    section = recipe.Evaluate() if policy is None else recipe.policy(policy, recipe.Evaluate())
+    bring_in(reader, teacher, student, folder)
+    return judge_imported(folder, section, {"reader": reader, "teacher": teacher.name, "student": student.name})
 
 
 def load_resolved(folder: Path) -> recipe.Recipe:

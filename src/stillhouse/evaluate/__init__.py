@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 
 from stillhouse import machine, recipe
 from stillhouse.evaluate import answers, gates, records
+from stillhouse.evaluate.examples import examples
+from stillhouse.evaluate.power import Power, power
 from stillhouse.files import read_json, write_json
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -105,13 +107,67 @@ def judge(
 
     """
     section = policy or settings.evaluate
-    tables: dict[str, Any] = {"items": records.read(folder / "evaluation" / "items.parquet")}
-    items = tables["items"]
-    tables["classes"] = settings.data.classes
-    asked = folder / "evaluation" / "answers.parquet"
-    tables["answers"] = answers.read(asked) if asked.exists() else answers.Answers(())
-    findings = []
+    tables = _stored(folder, settings.data.classes)
     gated = gates_of(settings, section, bool(tables["answers"].tasks))
+    facts = {
+        "recipe_fingerprint": settings.fingerprint(),
+        "policy": None if policy is None else policy.model_dump(mode="json", include={"retention", "measures", "seed"}),
+    }
+    return _judged(folder, tables, section, gated, facts, seconds)
+
+
+def judge_imported(folder: Path, section: recipe.Evaluate, logs: Mapping[str, str]) -> dict[str, Any]:
+    """Ask what suits answers of a table that was brought in from another program's logs; write evaluation.json.
+
+    Args:
+        folder: where the table lies.
+        section: what to judge by; what suits tasks is asked if it lists no measures.
+        logs: what was read, to be told in the file.
+
+    Raises:
+        RunError: there is no table, or it is damaged.
+        RecipeError: no such measure, or options it does not take.
+
+    """
+    listed = section.measures != recipe.Evaluate().measures
+    gated = section.measures if listed else tuple(recipe.Gate(name=name) for name in ON_TASKS)
+    return _judged(folder, _stored(folder, ()), section, gated, {"imported": dict(logs)}, {})
+
+
+def plan(folder: Path, settings: recipe.Recipe | None = None) -> list[Power]:
+    """What the stored tables of a run, or of imported logs, can decide, gate by gate; no model is loaded.
+
+    Args:
+        folder: the run's.
+        settings: its recipe; imported logs have none.
+
+    Raises:
+        RunError: there is no table, or it is damaged.
+
+    """
+    section = recipe.Evaluate() if settings is None else settings.evaluate
+    tables = _stored(folder, () if settings is None else settings.data.classes)
+    return power(tables["items"], tables["answers"], retention=section.retention)
+
+
+def _stored(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """The tables of a run, by the names under which measures take them."""
+    items, asked = folder / "evaluation" / "items.parquet", folder / "evaluation" / "answers.parquet"
+    read_text = items.exists() or not asked.exists()
+    return {
+        "items": records.read(items) if read_text else records.nothing(),
+        "classes": classes,
+        "answers": answers.read(asked) if asked.exists() else answers.Answers(()),
+    }
+
+
+def _judged(
+    folder: Path, tables: Mapping[str, Any], section: recipe.Evaluate, gated: Sequence[recipe.Gate],
+    facts: Mapping[str, Any], seconds: Mapping[str, float],
+) -> dict[str, Any]:  # fmt: skip
+    """Findings and verdict of stored tables, written down."""
+    items = tables["items"]
+    findings = []
     for index, gate in enumerate(gated):
         where = f"evaluate.measures.{index}"
         measure = find("measure", gate.name, where)
@@ -127,11 +183,11 @@ def judge(
     evaluation = {
         "schema": 1,
         "run": folder.name,
-        "recipe_fingerprint": settings.fingerprint(),
-        "policy": None if policy is None else policy.model_dump(mode="json", include={"retention", "measures", "seed"}),
+        **facts,
         "verdict": overall.verdict,
         "sentence": overall.sentence,
         "findings": [finding.to_dict() for finding in findings],
+        "power": [row.to_dict() for row in power(items, tables["answers"], retention=section.retention)],
         "models": read_json(folder / "evaluation" / "models.json", {}),
         "counts": {
             "documents": items.documents,
@@ -142,6 +198,7 @@ def judge(
         "environment": machine.describe(),
         "seconds": dict(seconds),
     }
+    write_json(folder / "evaluation" / "examples.json", examples(tables["answers"]))
     write_json(folder / "evaluation.json", evaluation)
     return evaluation
 

@@ -164,6 +164,12 @@ class Items:
         return Items(self.document, self.key, self.position, self.label, self.bytes, {**self.roles, role: scores})
 
 
+def nothing() -> Items:
+    """The table of an evaluation in which no text was read."""
+    none = np.zeros(0, dtype=np.int64)
+    return Items(none, np.zeros(0, dtype=np.object_), none, none, none, {})
+
+
 def write(path: Path, items: Items) -> None:
     """Write the whole table as Parquet, or leave the old file as it was."""
     tables = [_table(items, role) for role in ROLES if role in items.roles]

@@ -12,5 +12,5 @@ def length(table: Answered | Items) -> FloatArray | None:
     """Characters of the question, its longest option included."""
     if isinstance(table, Items) or not table.contexts:
         return None
-    pairs = zip(table.contexts, np.nanmax(table.characters_NK, axis=1).tolist(), strict=True)
+    pairs = zip(table.contexts, np.nan_to_num(table.characters_NK).max(axis=1).tolist(), strict=True)
     return np.array([max(map(len, contexts), default=0) + option for contexts, option in pairs], dtype=np.float64)

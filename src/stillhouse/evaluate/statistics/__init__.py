@@ -1,7 +1,7 @@
 """Intervals, tests and plans for paired, clustered scores. numpy only; no models, no files.
 
 A question a file: ``means`` (how large, how sure), ``keeping`` (how much of the teacher's skill), ``together`` (over several
-tasks), ``distance`` (further from 0), ``contrasts`` (inside a part against outside), ``signs`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
+tasks), ``distance`` (further from 0), ``contrasts`` (inside a part against outside), ``signs`` and ``studentised`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
 tests at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
 """
 
@@ -17,6 +17,7 @@ from stillhouse.evaluate.statistics.means import Interval, cluster_index, cluste
 from stillhouse.evaluate.statistics.planning import clusters_needed, items_needed, smallest_decided
 from stillhouse.evaluate.statistics.resampling import bootstrap, quantile_statistic
 from stillhouse.evaluate.statistics.signs import sign_flip, t_tests
+from stillhouse.evaluate.statistics.studentised import studentised
 from stillhouse.evaluate.statistics.together import Together, together
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "share",
     "sign_flip",
     "smallest_decided",
+    "studentised",
     "t_cdf",
     "t_quantile",
     "t_tests",

@@ -13,6 +13,7 @@ from stillhouse.evaluate.statistics.distributions import t_quantile
 from stillhouse.evaluate.statistics.means import Interval, cluster_index, cluster_totals, influence
 from stillhouse.evaluate.statistics.planning import clusters_needed
 from stillhouse.evaluate.statistics.signs import FLIP_BELOW, sign_flip, t_tests
+from stillhouse.evaluate.statistics.studentised import DRAW_BELOW, studentised
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def retention(
     """Retention above a floor: paired, cluster-robust Fieller interval and linearised non-inferiority verdict.
 
     The verdict tests d = (s − c) − threshold · (t − c) on each side at level alpha: it is the dual of the 1 − 2·alpha
-    Fieller set and needs no ratio. Below 20 clusters it is an exact sign-flip test of the cluster sums of d.
+    Fieller set and needs no ratio. Below 20 clusters it is an exact sign-flip test of the cluster sums of d; below 100 the
+    studentised cluster bootstrap must agree with Student's t.
 
     Args:
         teacher_N: scores of the teacher.
@@ -108,6 +110,10 @@ def retention(
         return nothing("UNINFORMATIVE")
 
     p_above, p_below = sign_flip(surplus_G) if clusters < FLIP_BELOW else t_tests(surplus)
+    if (
+        FLIP_BELOW <= clusters < DRAW_BELOW and min(p_above, p_below) < 2 * alpha
+    ):  # skewed answers: both tests must agree
+        p_above, p_below = map(max, (p_above, p_below), studentised(surplus_G, size_G))
     verdict: Verdict = "PASS" if p_above <= alpha else "FAIL" if p_below <= alpha else "INCONCLUSIVE"
     needed = clusters_needed(surplus, alpha=alpha) if verdict == "INCONCLUSIVE" else None
     value = kept.value / gap.value
