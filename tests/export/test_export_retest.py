@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classifiers import bert, word_pieces
 from shared import make_llama, make_tokenizer
 
 from stillhouse import export, recipe
 from stillhouse.check import export_problems
 from stillhouse.errors import RunError, StillhouseError
 from stillhouse.export.compare import difference, logits_of
-from stillhouse.find import names
+from stillhouse.find import check_options, find, names
 from stillhouse.models import Model
 from stillhouse.worker import Worker
 
@@ -90,22 +91,30 @@ FORMATS = [
     {"name": name, **options}
     for name in names("export")
     if name != "hf"
-    for options in {"gguf": [{"precision": "f16"}], "onnx": [{"precision": "float32"}]}[name]
+    for options in [{"gguf": {"precision": "f16"}, "web": {"precision": "float32"}}.get(name, {})]
 ]
 
 
 @pytest.mark.parametrize("strategy", FORMATS, ids=lambda s: s["name"])
-def test_every_format_is_written_tested_and_recorded(strategy: dict[str, Any], run: Path, monkeypatch):
-    section = recipe.Export(formats=(strategy,))
+def test_every_format_is_written_tested_and_recorded(
+    strategy: dict[str, Any], student: Model, tmp_path: Path, monkeypatch
+):
+    section, run = recipe.Export(formats=(strategy,)), tmp_path
+    function = find("export", strategy["name"])
+    if function.refuses(student, check_options(function, section.formats[0].options, "")) is not None:
+        tokenizer = word_pieces()  # what holds no language model holds a classifier
+        student = Model(bert(tokenizer, "ForSequenceClassification", num_labels=3), tokenizer, "reader")
+    export.export(student, run)
     if export_problems(section):
         pytest.skip(str(export_problems(section)[0]))
     assert export.others(section, run, TEXTS) == []
-    student, artefact = read(run)["hf"], read(run)[export.label_of(section.formats[0])]
-    assert student["difference"]["kl"] == 0.0 and student["greedy"][0] == student["greedy"][1]
+    again, artefact = read(run)["hf"], read(run)[export.label_of(section.formats[0])]
+    assert again["difference"]["kl"] == 0.0
+    assert student.classifies or again["greedy"][0] == again["greedy"][1]
     assert (run / artefact["path"]).exists() and artefact["bytes"] > 1000
     if "untested" not in artefact:
         assert artefact["exact"]["kl"] < 0.01 and artefact["difference"]["agreement"] > 0.9
-        assert 0 < artefact["load_seconds"] < 60 and artefact["peak_bytes"] > artefact["import_bytes"] * 0.9
+        assert 0 < artefact["load_seconds"] < 120 and artefact["peak_bytes"] > artefact["import_bytes"] * 0.9
     assert not [p for p in run.rglob("*") if p.name.endswith(".tmp")]
     before = (run / artefact["path"]).stat().st_mtime_ns
     monkeypatch.setattr(export, "_tested", lambda *_: pytest.fail("was there already"))
@@ -184,3 +193,12 @@ def test_too_large_after_all_is_refused(run: Path):
 def test_check_tells_of_twins():
     section = recipe.Export(formats=("gguf", "gguf", {"name": "gguf", "precision": "f16"}))
     assert [p.where for p in export_problems(section)] == ["export.formats.1"]
+
+
+@pytest.mark.parametrize("name", [name for name in names("export") if getattr(find("export", name), "packages", ())])
+def test_a_missing_package_is_told_before_training_with_what_installs_it(name: str, monkeypatch):
+    packages, extra = find("export", name).packages, find("export", name).extra
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n in packages else there(n, *a))
+    (problem,) = export_problems(recipe.Export(formats=(name,)))
+    assert all(package in str(problem) for package in packages) and f"stillhouse[{extra}]" in str(problem)

@@ -144,9 +144,9 @@ def _tested(
         if not student.classifies:
             prompts = [ids[:8] for ids in texts[:PROMPTS]]
             record["greedy"] = same_words(worker, student, prompts, NEW_TOKENS)
-            _same_tokens(worker, student, texts, where)
         else:
             worker.logits(texts[0])
+        _same_tokens(worker, student, texts, where)
         record["peak_bytes"] = worker.ask("peak")["bytes"]
         apart = artefact.same_as is not None and artefact.same_as is not student
         if artefact.same_as is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stillhouse.errors import Problem
+from stillhouse.files import write_json
 from stillhouse.models import Model
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -65,3 +66,19 @@ def format_of(
         return function
 
     return mark
+
+
+def write_beside(student: Model, folder: Path, precision: str, facts: dict[str, Any]) -> None:
+    """Lay the tokenizer, the configuration and what a runtime must know beside a model's file.
+
+    Args:
+        student: what was written.
+        folder: the artefact's.
+        precision: of its matrices.
+        facts: what else its runtime must know; goes into ``artefact.json``.
+
+    """
+    student.tokenizer.save_pretrained(folder)
+    student.config.save_pretrained(folder)
+    known = {"separator": student.tokenizer.sep_token_id, "precision": precision, "classifies": student.classifies}
+    write_json(folder / "artefact.json", known | facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.running import Beside
 from stillhouse.worker import Runtime
 
 
@@ -21,7 +21,6 @@ def onnxruntime(path: Path, threads: int) -> Runtime:
 class _OnnxRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
-        from tokenizers import Tokenizer
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -29,8 +28,7 @@ class _OnnxRuntime:
         self.session: Any = onnxruntime.InferenceSession(
             str(path / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        self.tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
-        self.separator = json.loads((path / "artefact.json").read_text(encoding="utf-8"))["separator"]
+        self.beside = Beside(path)
         self.inputs = {node.name: node for node in self.session.get_inputs()}
         self.outputs = [node.name for node in self.session.get_outputs()]
         self.reset()
@@ -46,7 +44,7 @@ class _OnnxRuntime:
             "input_ids": np.array([ids]),
             "attention_mask": np.ones((1, self.length), np.int64),
             "position_ids": np.arange(begin, self.length)[None],
-            "token_type_ids": self._types(ids),
+            "token_type_ids": self.beside.types(ids),
         }
         given = {name: value for name, value in given.items() if name in self.inputs}
         logits, *present = self.session.run(None, given | self.past)
@@ -76,11 +74,5 @@ class _OnnxRuntime:
             steps.append(time.perf_counter() - began)
         return steps[1:]
 
-    def _types(self, ids: list[int]) -> NDArray[np.int64]:
-        """0 in the first text of a pair and 1 in the second, which begins behind the first separator."""
-        ends = np.array([ids]) == self.separator
-        types: NDArray[np.int64] = np.minimum(ends.cumsum(-1) - ends, 1).astype(np.int64)
-        return types
-
     def encode(self, text: str) -> list[int] | None:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return self.beside.encode(text)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stillhouse.running import Network
 from stillhouse.worker import Runtime
 
 
@@ -17,35 +17,14 @@ def pytorch(path: Path, threads: int) -> Runtime:
     return _PyTorch(path, threads)
 
 
-class _PyTorch:
+class _PyTorch(Network):
     def __init__(self, path: Path, threads: int) -> None:
-        import torch
-
         from stillhouse import models
 
-        torch.set_num_threads(threads)
-        self.torch = torch
         self.model = models.load(str(path)).eval()
         self._ready = self.model.generating()
-        self.network: Any = self._ready.__enter__()
-        self.reset()
-
-    def reset(self) -> None:
-        self.past: Any = None
-
-    def feed(self, ids: list[int]) -> NDArray[np.float32]:
-        with self.torch.inference_mode():
-            tokens = self.torch.tensor([ids])
-            if self.model.classifies:
-                found: NDArray[np.float32] = self.network(input_ids=tokens).logits.numpy()
-                return found
-            out = self.network(input_ids=tokens, past_key_values=self.past, use_cache=True)
-        self.past = out.past_key_values
-        logits: NDArray[np.float32] = out.logits[0].numpy()
-        return logits
-
-    def encode(self, text: str) -> list[int] | None:
-        return list(self.model.tokenizer(text, add_special_tokens=False).input_ids)
+        network = self._ready.__enter__()
+        super().__init__(network, classifies=self.model.classifies, tokenizer=self.model.tokenizer, threads=threads)
 
     def timed_batch(self, ids: list[int], count: int, tokens: int) -> list[float]:
         """Seconds of each step in which ``count`` texts with the same prompt grow by a token each."""

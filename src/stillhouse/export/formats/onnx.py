@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from stillhouse.errors import ModelError, Problem
-from stillhouse.export.artefact import Artefact, format_of
-from stillhouse.files import write_json
+from stillhouse.export.artefact import Artefact, format_of, write_beside
 from stillhouse.machine import has_vnni
 from stillhouse.models import Model
 
@@ -89,9 +88,7 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
         log.setLevel(logging.ERROR)  # it tells of every node
         facts.append(("weights", _quantise(path, precision, classifies=student.classifies)))
         log.setLevel(level)
-    student.tokenizer.save_pretrained(folder)
-    student.config.save_pretrained(folder)
-    write_json(folder / "artefact.json", {"separator": student.tokenizer.sep_token_id, "precision": precision})
+    write_beside(student, folder, precision, {})
     same_as = student if precision == "float32" else None
     return Artefact(folder, "onnxruntime", same_as, 1e-4, tuple(facts))
 
