@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stillhouse.compare import compare
     from stillhouse.plan import plan
     from stillhouse.profile import profile
+    from stillhouse.refine import refine
     from stillhouse.report import report
     from stillhouse.run import evaluate, run
     from stillhouse.teacher.distribution import inspect
@@ -40,6 +41,7 @@ __all__ = [
     "parse",
     "plan",
     "profile",
+    "refine",
     "report",
     "run",
 ]
@@ -53,6 +55,7 @@ _VERBS = {
     "inspect": "stillhouse.teacher.distribution",
     "plan": "stillhouse.plan",
     "profile": "stillhouse.profile",
+    "refine": "stillhouse.refine",
     "report": "stillhouse.report",
     "run": "stillhouse.run",
 }

@@ -361,6 +361,31 @@ def _show_plan(run: Path, console: Console) -> None:
 
 
 @app.command()
+def refine(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    r"""Distil, find what the student is weak at, and mend it: round after round, until every gate holds.
+
+    The recipe names what held-out texts are sliced by, and how long to go on:
+
+      evaluate: {slices: \\[domain, class, length], measures: \\[accuracy, declared, calibration]}
+      refine:   {rounds: 3, trainer: {steps: 300}, pool: \\[{name: jsonl, path: more.jsonl, …}]}
+
+    Held-out texts are parted by a hash: 40 % show where the student is weak, 30 % judge each round, 30 % stay sealed and are
+    opened once, at the end. Each round goes on from the last student, in a run of its own (rounds/1 …) whose recipe can be run by
+    hand; one that costs more than refine.margin elsewhere is rolled back. The same command goes on after any interruption.
+    What can be done: stillhouse list action. See docs/refine.md.
+    """
+    from stillhouse.progress import timed
+
+    console = Console()
+    with timed(console, "Starting", START_SECONDS):
+        from stillhouse.recipe import load
+        from stillhouse.refine import refine as verb
+
+        settings = load(recipe, overrides or ())
+    verb(settings, console=console)
+
+
+@app.command()
 def profile(
     run: RunFolder,
     prompt: Annotated[int, typer.Option(min=1, max=768, help="Tokens that are read first.")] = 64,

@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
     "feature": "evaluate/features",
     "log": "evaluate/logs",
     "export": "export/formats",
+    "action": "refinement/actions",
     "runtime": "runtimes",
     "engine": "engines",
 }

@@ -344,6 +344,10 @@ class Evaluate(Section):
         Gate(name="benefit"),
     )
     """What is asked of the tables, one a file; those that suit classifiers and tasks are taken if none are given."""
+    slices: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """What held-out texts are sliced by: columns of their records, and class, length, rarity, task; judged by `declared`."""
+    part: Literal["all", "open", "sealed"] = "all"
+    """Which held-out texts and questions are answered: refinement keeps 30 % of them sealed until its end (docs/refine.md)."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -403,6 +407,31 @@ class Stage(Section):
     """Keys of the section `evaluate` that differ in this stage; no control is trained unless it is asked for."""
 
 
+class Refine(Section):
+    """How weaknesses are looked for and mended, round after round: `stillhouse refine`, docs/refine.md."""
+
+    rounds: int = Field(default=3, ge=1)
+    """Rounds after the first run, at most."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens that all rounds after the first run may learn from together; without limit if not given."""
+    hours: float | None = Field(default=None, gt=0.0)
+    """Hours that all rounds after the first run may take together; likewise."""
+    trainer: dict[str, Any] = {}
+    """Keys of the section `trainer` that differ in the rounds: fewer steps, a lower learning rate."""
+    weakest: int = Field(default=3, ge=1)
+    """Slices that a round works on, at most: those from which most can be recovered."""
+    smallest: int = Field(default=50, ge=10)
+    """Texts that a slice must have among those that are looked at; of a language model 40 tokens are a text."""
+    critical: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    """Slice, such as `domain travel` → how many times more its losses count than others'."""
+    margin: float = Field(default=0.02, gt=0.0, lt=1.0)
+    """What a round may cost elsewhere: share of texts, or of the teacher's skill; it must be shown to cost less."""
+    actions: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = ()
+    """What each round does: strategies of the kind action; those that belong to the gates that failed if none are given."""
+    pool: Annotated[tuple[Source, ...], BeforeValidator(_as_list)] = ()
+    """Texts that are not learned from yet, for actions to choose from; the teacher says what they are."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -421,6 +450,8 @@ class Recipe(Section):
     export: Export = Export()
     deploy: Deploy = Deploy()
     report: Report = Report()
+    refine: Refine | None = None
+    """What `stillhouse refine` does after the run; a run itself does not look at it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -449,6 +480,7 @@ class Recipe(Section):
             "stages": (),
             "export": {},
             "deploy": {},
+            "refine": None,
         }
         return Recipe.model_validate(content)
 
@@ -493,6 +525,7 @@ class Recipe(Section):
             "stages": (),
             "export": {},
             "deploy": {},
+            "refine": None,
         }
         return Recipe.model_validate(content)
 
@@ -521,7 +554,7 @@ class Recipe(Section):
     def fingerprint(self, *sections: str) -> str:
         """A hash of what the recipe says, or of what some sections say; where it lies and what it must fit do not count."""
         content = self.to_dict()
-        for key in ("run", "deploy"):
+        for key in ("run", "deploy", "refine"):
             del content[key]
         for key in NEUTRAL_TRAINER_KEYS:
             del content["trainer"][key]

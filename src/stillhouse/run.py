@@ -23,12 +23,14 @@ from stillhouse import data, export, machine, models, recipe, student, teacher, 
 from stillhouse.check import check, costs, match, match_classes, match_exports, match_layers, models_of
 from stillhouse.chosen import WithoutBytes, sampled
 from stillhouse.data.render import end_token, read_whole
+from stillhouse.data.tagging import tags_of
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.evaluate import collect as collect_items
 from stillhouse.evaluate import judge, judge_imported
 from stillhouse.evaluate.examine import examine
 from stillhouse.evaluate.foreign import bring_in
 from stillhouse.evaluate.questions import Task, tasks_of
+from stillhouse.evaluate.splits import answered
 from stillhouse.files import atomic_folder, read_json, write_json, write_text
 from stillhouse.find import check_options, find
 from stillhouse.lock import lock
@@ -565,20 +567,30 @@ def evaluated(folder: Path, settings: recipe.Recipe) -> bool:
 
 
 def collect(
-    folder: Path, settings: recipe.Recipe, master: Teacher, corpus: data.Corpus, console: Console | None
+    folder: Path,
+    settings: recipe.Recipe,
+    master: Teacher,
+    corpus: data.Corpus,
+    console: Console | None,
+    into: Path | None = None,
 ) -> None:
-    """Load what is to be compared, one role at a time, and fill the item table."""
+    """Load what is to be compared, one role at a time, and fill the item table; in the run's folder, or in another."""
     precise = Teacher(in_float32(master.model)) if master.alone else master.placed(in_float32)
     shape = models.load(str(folder / "before"), empty=True)
     tutor = tutor_of(settings, precise, shape.tokenizer, corpus.text_of)
     loaders = loaders_of(folder, settings)
-    batches = list(corpus.test.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
+    part = settings.evaluate.part
+    test = corpus.test if part == "all" else corpus.test.only(lambda key: answered(key, part))
+    batches = list(test.all(settings.trainer.micro_tokens, settings.evaluate.tokens))
+    if settings.evaluate.slices:
+        tags = tags_of(settings.data, shape.tokenizer, settings.evaluate.slices)
+        write_json((into or folder) / "evaluation" / "tags.json", tags)
     counts_V = corpus.train.label_counts(shape.outcomes)
 
     def end(of: Any) -> int:
         return end_token(of, settings.data.end_token if of is not master.tokenizer or tutor is precise else None)
 
-    collect_items(folder, batches, counts_V, tutor, loaders, end, settings.report, console)
+    collect_items(into or folder, batches, counts_V, tutor, loaders, end, settings.report, console)
 
 
 def loaders_of(folder: Path, settings: recipe.Recipe) -> dict[str, Callable[[], Model]]:
@@ -603,7 +615,9 @@ def ask_tasks(
     loaders = loaders_of(folder, settings)
     if master.alone:
         loaders["teacher"] = lambda: in_float32(master.model)
-    end = settings.data.end_token
+    end, part = settings.data.end_token, settings.evaluate.part
+    if part != "all":
+        tasks = {name: task.only(lambda cluster: answered(cluster, part)) for name, task in tasks.items()}
 
     def prefix(tokenizer: Any) -> int:
         return end_token(tokenizer, end if end in tokenizer.get_vocab() else None)

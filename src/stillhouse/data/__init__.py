@@ -47,6 +47,9 @@ _FORMAT = 4
 WRITTEN = "written"
 """Folder beside the corpus's, where sources keep what took long to make."""
 
+_NOBODY = object()
+"""In place of a teacher where none is asked."""
+
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1 << 20
 _SECONDS_BETWEEN_REPORTS = 0.3
@@ -187,6 +190,35 @@ def sample(
     if not texts:
         raise fail(DataError, "data.sources", "there is no document to learn from")
     return list(texts.values())
+
+
+def records(section: Data, tokenizer: Any, group: str = "sources") -> Iterator[tuple[int, Record, Rendered]]:
+    """The records of a group of sources as they are read, in order; sources for which a teacher must write are left out.
+
+    Args:
+        section: the recipe's section.
+        tokenizer: whose chat template the texts are rendered with.
+        group: ``sources``, ``validation_sources`` or ``test_sources``.
+
+    Yields:
+        the number of the source in its group, the record, its text.
+
+    Raises:
+        DataError: a source cannot be read, or a record not used.
+    """
+    sources = getattr(section, group)
+    ready = [i for i, each in enumerate(sources) if "teacher" not in _wanted(each, group, i)]
+    # as sources to learn from: no side is needed to read them
+    alone = section.model_copy(update={"sources": tuple(sources), "validation_sources": (), "test_sources": ()})
+    readers = _readers(alone, _NOBODY, None) if ready else []
+    for number in ready:
+        for record, _, rendered in _read(readers[number], tokenizer):
+            yield number, record, rendered
+
+
+def _wanted(source: Any, group: str, number: int) -> list[str]:
+    """What a source is given before its options."""
+    return list(inspect.signature(find("source", source.name, f"data.{group}.{number}")).parameters)
 
 
 def writes(sampler: Strategy) -> bool:
@@ -539,6 +571,11 @@ def _rendered(readers: list[_Reader], tokenizer: Any) -> Iterator[tuple[str, Ren
 
 
 def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rendered]]:
+    return ((where, rendered) for _, where, rendered in _read(reader, tokenizer))
+
+
+def _read(reader: _Reader, tokenizer: Any) -> Iterator[tuple[Record, str, Rendered]]:
+    """The records of a source, each with where it stands and its text."""
     records = reader.source(*reader.given, **reader.source_options)
     for number in itertools.count(1):
         try:
@@ -556,7 +593,7 @@ def _render_source(reader: _Reader, tokenizer: Any) -> Iterator[tuple[str, Rende
             raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
         if reader.side != TRAIN and rendered.label == UNKNOWN:
             raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
-        yield where, rendered
+        yield record, where, rendered
 
 
 def _join(*places: str) -> str:

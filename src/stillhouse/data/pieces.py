@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,15 @@ class Pieces:
     def documents(self) -> int:
         """How many documents."""
         return len(self._documents)
+
+    def only(self, wanted: Callable[[str], bool]) -> Pieces:
+        """The same with some of its documents.
+
+        Args:
+            wanted: a document's key → whether it stays.
+        """
+        keep = np.array([wanted(key.tobytes().hex()) for key in self._documents["key"]], dtype=np.bool_)
+        return Pieces(self._inputs, self._labels, self._bytes, self._documents[keep], self.block, self.weights)
 
     @cached_property
     def tokens(self) -> int:

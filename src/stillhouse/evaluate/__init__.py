@@ -107,7 +107,7 @@ def judge(
 
     """
     section = policy or settings.evaluate
-    tables = _stored(folder, settings.data.classes)
+    tables = tables_of(folder, settings.data.classes)
     gated = gates_of(settings, section, bool(tables["answers"].tasks))
     facts = {
         "recipe_fingerprint": settings.fingerprint(),
@@ -131,7 +131,7 @@ def judge_imported(folder: Path, section: recipe.Evaluate, logs: Mapping[str, st
     """
     listed = section.measures != recipe.Evaluate().measures
     gated = section.measures if listed else tuple(recipe.Gate(name=name) for name in ON_TASKS)
-    return _judged(folder, _stored(folder, ()), section, gated, {"imported": dict(logs)}, {})
+    return _judged(folder, tables_of(folder, ()), section, gated, {"imported": dict(logs)}, {})
 
 
 def plan(folder: Path, settings: recipe.Recipe | None = None) -> list[Power]:
@@ -146,27 +146,45 @@ def plan(folder: Path, settings: recipe.Recipe | None = None) -> list[Power]:
 
     """
     section = recipe.Evaluate() if settings is None else settings.evaluate
-    tables = _stored(folder, () if settings is None else settings.data.classes)
+    tables = tables_of(folder, () if settings is None else settings.data.classes)
     return power(tables["items"], tables["answers"], retention=section.retention)
 
 
-def _stored(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
-    """The tables of a run, by the names under which measures take them."""
+def tables_of(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """The tables of a run, by the names under which measures take them.
+
+    Args:
+        folder: the run's.
+        classes: of its data.
+
+    Raises:
+        RunError: there is no table, or it is damaged.
+
+    """
     items, asked = folder / "evaluation" / "items.parquet", folder / "evaluation" / "answers.parquet"
     read_text = items.exists() or not asked.exists()
     return {
         "items": records.read(items) if read_text else records.nothing(),
         "classes": classes,
         "answers": answers.read(asked) if asked.exists() else answers.Answers(()),
+        "tags": read_json(folder / "evaluation" / "tags.json", {}),
     }
 
 
-def _judged(
-    folder: Path, tables: Mapping[str, Any], section: recipe.Evaluate, gated: Sequence[recipe.Gate],
-    facts: Mapping[str, Any], seconds: Mapping[str, float],
-) -> dict[str, Any]:  # fmt: skip
-    """Findings and verdict of stored tables, written down."""
-    items = tables["items"]
+def ask(
+    tables: Mapping[str, Any], section: recipe.Evaluate, gated: Sequence[recipe.Gate]
+) -> tuple[list[records.Finding], gates.Overall]:
+    """Ask measures of tables, and make one verdict of what they find.
+
+    Args:
+        tables: as of ``tables_of``.
+        section: what to judge by.
+        gated: which measures.
+
+    Raises:
+        RecipeError: no such measure, or options it does not take.
+
+    """
     findings = []
     for index, gate in enumerate(gated):
         where = f"evaluate.measures.{index}"
@@ -179,7 +197,16 @@ def _judged(
         for finding, gate in zip(findings, gated, strict=True)
         if not gate.required or (finding.name in unasked and finding.verdict == "NOT MEASURED")
     }
-    overall = gates.combine(findings, optional)
+    return findings, gates.combine(findings, optional)
+
+
+def _judged(
+    folder: Path, tables: Mapping[str, Any], section: recipe.Evaluate, gated: Sequence[recipe.Gate],
+    facts: Mapping[str, Any], seconds: Mapping[str, float],
+) -> dict[str, Any]:  # fmt: skip
+    """Findings and verdict of stored tables, written down."""
+    items = tables["items"]
+    findings, overall = ask(tables, section, gated)
     evaluation = {
         "schema": 1,
         "run": folder.name,
@@ -212,14 +239,18 @@ def gates_of(settings: recipe.Recipe, section: recipe.Evaluate, asked: bool) -> 
         asked: whether there are answers to tasks.
     """
     measures = section.measures
-    if measures != recipe.Evaluate().measures:
-        return measures
-    if settings.data.classes:
-        measures = (recipe.Gate(name="accuracy"), *measures[1:])
-    if section.direct:
-        measures = (*measures, recipe.Gate(name="route"))
-    on_tasks = ON_TASKS if asked else ("discovered",)
-    return (*measures, *(recipe.Gate(name=name) for name in on_tasks))
+    if measures == recipe.Evaluate().measures:
+        if settings.data.classes:
+            measures = (recipe.Gate(name="accuracy"), *measures[1:])
+        if section.direct:
+            measures = (*measures, recipe.Gate(name="route"))
+        if section.slices:
+            measures = (*measures, recipe.Gate(name="declared"))
+        on_tasks = ON_TASKS if asked else ("discovered",)
+        measures = (*measures, *(recipe.Gate(name=name) for name in on_tasks))
+    if section.part != "all":  # of a refinement, whose rounds train no control
+        measures = tuple(gate for gate in measures if gate.name not in ("benefit", "route"))
+    return measures
 
 
 def _tables(measure: Callable[..., Any], tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,6 +181,10 @@ class Task:
         kept = tuple(self.questions[i] for i in sorted(order[:limit]))
         return replace(self, questions=kept)
 
+    def only(self, wanted: Callable[[str], bool]) -> Task:
+        """The task with the questions of some of its clusters; a question without one is a cluster of its own."""
+        return replace(self, questions=tuple(q for q in self.questions if wanted(q.cluster or q.id)))
+
 
 def split(questions: Iterable[Question], dev: int) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
     """Take some questions out, to choose the normalisation on, where there is no file of them; whole clusters, by hash.

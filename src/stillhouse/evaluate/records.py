@@ -159,6 +159,15 @@ class Items:
             return nll, np.ones(self.size), "nats per item"
         return nll / math.log(2), self.bytes.astype(np.float64), "bits per byte"
 
+    def taken(self, rows: NDArray[np.bool_] | IntArray) -> Items:
+        """The same table with some of its items, or in another order."""
+        roles = {
+            role: Scores(**{name: column[rows] for name, column in scores.columns().items()})
+            for role, scores in self.roles.items()
+        }
+        length = None if self.bytes is None else self.bytes[rows]
+        return Items(self.document[rows], self.key[rows], self.position[rows], self.label[rows], length, roles)
+
     def with_role(self, role: str, scores: Scores) -> Items:
         """The same items with one more role; one of that name is replaced."""
         return Items(self.document, self.key, self.position, self.label, self.bytes, {**self.roles, role: scores})

@@ -167,15 +167,5 @@ def _confirmed(slices: Sequence[_Slice]) -> list[_Slice]:
 
 
 def _shrunk(kept: Sequence[Retention]) -> list[float]:
-    """Each share moved towards the mean by how little is known of it (normal–normal empirical Bayes, DerSimonian–Laird)."""
-    value = np.array([one.value for one in kept])
-    se = np.array([max(1e-6, (one.high - one.low) / 3.92) for one in kept])
-    weight = 1 / se**2
-    centre = float((weight * value).sum() / weight.sum())
-    excess = float((weight * (value - centre) ** 2).sum()) - (len(kept) - 1)
-    scale = float(weight.sum() - (weight**2).sum() / weight.sum())
-    between = max(0.0, excess / scale) if scale > 0 else 0.0
-    if between > 0.0:
-        centre = float((value / (between + se**2)).sum() / (1 / (between + se**2)).sum())
-    trust = between / (between + se**2)
-    return [float(x) for x in centre + trust * (value - centre)]
+    """Each share moved towards the mean by how little is known of it."""
+    return statistics.shrunk([one.value for one in kept], [max(1e-6, (one.high - one.low) / 3.92) for one in kept])

@@ -2,7 +2,7 @@
 
 A question a file: ``means`` (how large, how sure), ``keeping`` (how much of the teacher's skill), ``together`` (over several
 tasks), ``distance`` (further from 0), ``contrasts`` (inside a part against outside), ``signs`` and ``studentised`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
-tests at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
+tests at once), ``shrinking`` (many estimates at once), ``shrinking`` (many estimates at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from stillhouse.evaluate.statistics.keeping import Retention, difference, fielle
 from stillhouse.evaluate.statistics.means import Interval, cluster_index, cluster_totals, mean, ratio
 from stillhouse.evaluate.statistics.planning import clusters_needed, items_needed, smallest_decided
 from stillhouse.evaluate.statistics.resampling import bootstrap, quantile_statistic
+from stillhouse.evaluate.statistics.shrinking import shrunk
 from stillhouse.evaluate.statistics.signs import sign_flip, t_tests
 from stillhouse.evaluate.statistics.studentised import studentised
 from stillhouse.evaluate.statistics.together import Together, together
@@ -43,6 +44,7 @@ __all__ = [
     "ratio",
     "retention",
     "share",
+    "shrunk",
     "sign_flip",
     "smallest_decided",
     "studentised",
