@@ -329,11 +329,18 @@ def limited(history: History, settings: recipe.Recipe, text: Text, console: Cons
     history.state["diagnosis"] = found
     if found["diagnosis"] == "mixture-limited":
         return None
-    told = f"two rounds bought nothing of {found['slice']}; taught it alone, the student keeps {found['kept_held_out']:.0%} of it"
+    told = f"two rounds bought nothing of {found['slice']}"
+    if "texts" in found:
+        return {"why": "data-limited", "said": f"{told}, of which {found['texts']} texts are learned from: more are needed"}
+    told += f"; taught it alone, the student keeps {found['kept_held_out']:.0%} of it"
     if found["diagnosis"] == "data-limited":
-        return {"why": "data-limited", "said": f"{told}, though {found['kept_of_what_it_learned']:.0%} of what it learned from: more text of it is needed"}  # fmt: skip
-    size = f"about {found['enough']:,} parameters are estimated to be enough" if found["enough"] else "no size is estimated to be enough"  # fmt: skip
-    return {"why": "capacity-limited", "said": f"{told} and {found['kept_of_what_it_learned']:.0%} of what it learned from; {size}"}  # fmt: skip
+        learned = f"{found['kept_of_what_it_learned']:.0%} of what it learned from"
+        return {"why": "data-limited", "said": f"{told}, but {learned}: more text of it is needed"}
+    size = "no size is estimated to be enough"
+    if found["enough"]:
+        size = f"about {found['enough']:,} parameters instead of {found['parameters']:,} are estimated to be enough"
+    learned = f"{found['kept_of_what_it_learned']:.0%} of what it learned from"
+    return {"why": "capacity-limited", "said": f"{told} and {learned}; {size}, or route this slice to the teacher"}
 
 
 def finish(history: History, settings: recipe.Recipe, console: Console | None) -> None:
@@ -351,12 +358,11 @@ def finish(history: History, settings: recipe.Recipe, console: Console | None) -
     for name in ("metrics.jsonl", "environment.json", "arithmetic.json"):
         if (best / name).is_file():
             write_text(folder / name, (best / name).read_text(encoding="utf-8"))
-    content = own.to_dict() | {
-        "name": settings.name,
-        "run": str(folder),
-        "export": settings.export.model_dump(mode="json"),
-    }
-    content["evaluate"] |= {"part": "sealed", "tasks": [_fresh(task) for task in own.evaluate.tasks]}
+    content = own.to_dict() | {"name": settings.name, "run": str(folder), "stages": []}
+    content["export"] = settings.export.model_dump(mode="json")
+    content["teacher"] = own.reference.model_dump(mode="json")
+    tasks = [_fresh(task) for task in own.evaluate.tasks]
+    content["evaluate"] |= {"part": "sealed", "tasks": tasks, "reference": "teacher"}
     final = recipe.parse(content)
     write_text(folder / "recipe.yaml", final.to_yaml())
     clock = Clock(folder, write=True)

@@ -68,7 +68,7 @@ def settings(folder: Path, **changes: Any) -> stillhouse.Recipe:
                 "data": {"sources": [source("all.jsonl")]}, "evaluate": {"slices": [], "tokens": 64},
             },
         ],
-        "student": {"name": "drop_layers", "keep": 2},
+        "student": {"name": "classifier", "start": str(folder / "encoder"), "then": [{"name": "drop_layers", "keep": 2}]},
         "objective": {"alpha": 0.8, "temperature": 2.0},
         "trainer": {
             "steps": 25, "tokens_per_step": 256, "micro_tokens": 256, "dtype": "float32", "learning_rate": 5e-3,

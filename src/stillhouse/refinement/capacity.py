@@ -24,6 +24,9 @@ from stillhouse.run import collect, load_teacher, run
 NOTHING = 0.01
 """A gain that is surely below this, twice, is none: share of texts, or of the teacher's skill."""
 
+FEWEST = 20
+"""Texts of the slice that a probe must have to learn from: with fewer it would show nothing of the student."""
+
 ROUNDS = 2
 """So many rounds without a gain ask for the probe."""
 
@@ -51,8 +54,12 @@ def probe(
         console: where to show progress.
 
     Returns:
-        ``diagnosis``, what was kept, and the size estimated to be enough, as plain values.
+        ``diagnosis``, what was kept, and the size estimated to be enough, as plain values; of a slice with next to no text,
+        ``data-limited`` and how many texts there are.
     """
+    few = sum(weak.holds(row.tags) for row in learned)
+    if few < FEWEST:
+        return {"slice": weak.name, "diagnosis": "data-limited", "texts": few}
     own = probe_recipe(settings, weak, learned, start, folder)
     run(own, console=console)
     asked = own.evaluate.retention
