@@ -82,7 +82,7 @@ def nothing_new(draft: Draft, case: Case) -> tuple[Draft, str]:
         case: what is weak, which is not looked at.
 
     """
-    return replace(draft), "the same text again"
+    return replace(draft), f"the same text again, round {case.number}"
 
 
 def main() -> None:
@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--domains", nargs="+", help="only these of the ten, with their intents; all, and out of scope, if not given")
+    parser.add_argument(
+        "--domains", nargs="+", help="only these of the ten, with their intents; all, and out of scope, if not given"
+    )
     parser.add_argument("--teacher-steps", type=int, default=1500, help="of adapting the encoder, 512 tokens each")
     parser.add_argument("--steps", type=int, default=1000, help="of the first run, 1,024 tokens each")
     parser.add_argument("--round-steps", type=int, default=250)

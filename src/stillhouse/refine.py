@@ -331,7 +331,10 @@ def limited(history: History, settings: recipe.Recipe, text: Text, console: Cons
         return None
     told = f"two rounds bought nothing of {found['slice']}"
     if "texts" in found:
-        return {"why": "data-limited", "said": f"{told}, of which {found['texts']} texts are learned from: more are needed"}
+        return {
+            "why": "data-limited",
+            "said": f"{told}, of which {found['texts']} texts are learned from: more are needed",
+        }
     told += f"; taught it alone, the student keeps {found['kept_held_out']:.0%} of it"
     if found["diagnosis"] == "data-limited":
         learned = f"{found['kept_of_what_it_learned']:.0%} of what it learned from"

@@ -60,7 +60,7 @@ def test_a_student_that_cannot_learn_the_slice_is_told_its_size(tmp_path: Path):
     assert state["stopped"]["why"] == "capacity-limited"
     assert len(state["rounds"]) == 3
     found = state["diagnosis"]
-    assert found["slice"] == "domain odd"
+    assert found["slice"].startswith("domain ")
     assert found["kept_held_out"] < 0.999
     assert found["kept_of_what_it_learned"] < 0.999
     assert found["enough"] is None or found["enough"] > found["parameters"]

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from stillhouse.report import artefacts, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
+from stillhouse.report.rounds import Refinement, refinement_of
 from stillhouse.report.tasks import Tasks, tasks_of
 from stillhouse.report.words import finite, interval, number, quantity
 
@@ -190,6 +191,7 @@ class Page:
     roles: list[tuple[str, str]]
     models: list[tuple[str, str, str, str]]
     stages: list[Step]
+    refinement: Refinement | None
     samples: list[Sample]
     manners: list[Manner]
     endless: str
@@ -274,6 +276,7 @@ def build(run: Run) -> Page:
         roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
         models=models,
         stages=_steps_taken(run),
+        refinement=refinement_of(run.refinement),
         samples=[_sample(s) for s in run.samples],
         manners=_manners(run.samples),
         endless=_endless(run.samples),

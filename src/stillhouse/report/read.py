@@ -11,6 +11,9 @@ import yaml
 
 from stillhouse.errors import RunError, fail
 
+OWN_PAGES = ("rounds", "probe")
+"""Folders of a refinement that hold runs with pages of their own."""
+
 _LARGEST = 64 * 1024 * 1024
 
 
@@ -43,6 +46,7 @@ class Run:
         control: the control's.
         evaluation: evaluation.json.
         stages: of the stages and the direct way, each with a run of its own: its folder in this one → its evaluation.json.
+        refinement: refinement.json; empty of a run that is none.
         samples: samples.json.
         exports: exports.json, one dict an artefact; empty where nothing but the student's folder was asked for.
         profile: profile.json; empty where nothing was timed.
@@ -60,6 +64,7 @@ class Run:
     control: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refinement: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     exports: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +128,9 @@ def read(folder: Path) -> Run:
         run.stages[part] = _mapping(run, part, make, _json(run, f"{part}/evaluation.json", make))
     if (folder / "direct" / "evaluation.json").is_file():
         run.stages["direct"] = _mapping(run, "direct", make, _json(run, "direct/evaluation.json", make))
+    if (folder / "refinement.json").is_file():
+        again = "stillhouse refine recipe.yaml"
+        run.refinement = _mapping(run, "refinement.json", again, _json(run, "refinement.json", again))
     samples = _json(run, "samples.json", judge)
     if isinstance(samples, list):
         run.samples = [s for s in samples if isinstance(s, dict)]
@@ -136,7 +144,9 @@ def read(folder: Path) -> Run:
     run.files = [
         (p.relative_to(folder).as_posix(), p.stat().st_size)
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        if p.is_file()
+        and p.relative_to(folder).parts[0] not in OWN_PAGES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     ]
     run.files = [f for f in run.files if f[0] != "report.html"]
     return run
