@@ -11,14 +11,17 @@ from classifiers import write
 from taught import make_taught, sentence
 
 import stillhouse
+from stillhouse.evaluate import records
+from stillhouse.evaluate.splits import part_of
 
 
 def documents(count: int, domain: str, seed: int) -> list[dict[str, str]]:
     chance = random.Random(f"{seed} {domain}")
     made = []
     for _ in range(count):
-        text = " ".join(sentence(chance) for _ in range(4))
-        made.append({"text": text if domain == "plain" else text.upper(), "domain": domain})
+        said = [sentence(chance) for _ in range(4)]
+        listed = "Come up with a series of tasks:\n\n" + "".join(f"Task {n}: {one}\n" for n, one in enumerate(said, 1))
+        made.append({"text": " ".join(said) if domain == "plain" else listed, "domain": domain})
     return made
 
 
@@ -26,8 +29,8 @@ def documents(count: int, domain: str, seed: int) -> list[dict[str, str]]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     make_taught().save(folder / "teacher")
-    write(folder / "train.jsonl", [*documents(80, "plain", 0), *documents(8, "loud", 1)])
-    write(folder / "test.jsonl", [*documents(70, "plain", 2), *documents(50, "loud", 3)])
+    write(folder / "train.jsonl", [*documents(80, "plain", 0), *documents(8, "tasks", 1)])
+    write(folder / "test.jsonl", [*documents(70, "plain", 2), *documents(50, "tasks", 3)])
     source = {"name": "jsonl", "path": str(folder / "train.jsonl")}
     recipe = {
         "name": "text", "run": str(folder / "run"),
@@ -56,6 +59,14 @@ def test_the_teacher_wrote_and_slices_became_tasks(run: Path):
 
 
 def test_gains_are_shares_of_the_teachers_skill(run: Path):
+    """Of all text: what the guard compares, from the tables of both rounds, by the definition."""
     state = json.loads((run / "refinement.json").read_text())
-    assert state["sealed"]["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE", "UNINFORMATIVE")
-    assert all(abs(each["value"]) < 2 for each in state["rounds"][1]["bought"])
+    tables = [records.read(run / f"rounds/{n}/evaluation/items.parquet") for n in (0, 1)]
+    cost = []
+    for items in tables:
+        rows = [i for i, key in enumerate(items.key.tolist()) if part_of(key) == "confirm"]
+        bits = {role: sum(items.roles[role].nll[i] for i in rows) for role in ("teacher", "student", "floor")}
+        cost.append(bits)
+    gained = (cost[0]["student"] - cost[1]["student"]) / (cost[0]["floor"] - cost[0]["teacher"])
+    assert state["rounds"][1]["bought"][0]["name"] == "all"
+    assert state["rounds"][1]["bought"][0]["value"] == pytest.approx(gained, rel=1e-4)

@@ -143,17 +143,17 @@ def test_rounds_judged_by_what_they_looked_at_deceive_and_the_seal_does_not():
     Judged on the texts that chose it, it passes far too often; judged once on sealed ones, as often as a single test may.
     """
     rng = np.random.default_rng(0)
-    looked = sealed = 0
-    trials, n = 400, 300
-    for _ in range(trials):
-        best: tuple[float, float] = (-math.inf, 1.0)
-        for _ in range(8):
-            right = (rng.random(n) < 0.9).astype(float)
-            found = statistics.retention(np.ones(n), right, 0.0, np.arange(n), threshold=0.9)
-            best = max(best, (found.value, found.p_above))
-        looked += best[1] <= 0.05
-        fresh = (rng.random(n) < 0.9).astype(float)
-        sealed += statistics.retention(np.ones(n), fresh, 0.0, np.arange(n), threshold=0.9).p_above <= 0.05
+
+    def passes_at() -> tuple[float, float]:
+        """A student that keeps .9 of a teacher's skill of .85, judged on fresh texts: what it seems to keep, and p."""
+        teacher = (rng.random(600) < 0.85).astype(float)
+        student = np.where(teacher == 1, rng.random(600) < 0.85, rng.random(600) < 0.2833).astype(float)
+        found = statistics.retention(teacher, student, 0.0, np.arange(600), threshold=0.9)
+        return found.value, found.p_above
+
+    trials = 400
+    looked = sum(max(passes_at() for _ in range(8))[1] <= 0.05 for _ in range(trials))
+    sealed = sum(passes_at()[1] <= 0.05 for _ in range(trials))
     assert looked / trials > 0.2
     assert sealed / trials <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / trials)
 
@@ -183,7 +183,7 @@ def test_the_router_serves_what_is_as_good_as_the_teacher():
     found = advise(items, items, 0.1)
     assert found is not None
     served = [r for r, c in zip(right["student"], conf, strict=True) if c >= found["threshold"]]
-    assert len(served) / len(conf) == pytest.approx(found["served"][0])
+    assert len(served) / len(conf) == pytest.approx(found["served"][0], abs=1e-6)
     assert np.mean(served) >= found["teacher_right"]
     assert found["served"][0] == pytest.approx(0.3, abs=0.06)  # of c uniform, the mean above t is (1 + t) / 2 = .85
     assert found["saved"] == pytest.approx(found["served"][0] - 0.1)

@@ -37,7 +37,7 @@ def advise(chosen_on: Items, tried_on: Items, cost: float) -> dict[str, Any] | N
     share = statistics.share(served_N.astype(np.float64), tried_on.document)
     together = statistics.mean(np.where(served_N, right_N, theirs_N) - theirs_N, tried_on.document)
     return {
-        "threshold": round(threshold, 6) if np.isfinite(threshold) else None,
+        "threshold": threshold if np.isfinite(threshold) else None,
         "served": [round(x, 6) for x in (share.value, share.low, share.high)],
         "right_where_served": round(float(right_N[served_N].mean()), 6) if served_N.any() else None,
         "teacher_right": round(float(theirs_N.mean()), 6),
