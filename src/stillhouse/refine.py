@@ -180,7 +180,7 @@ def planned(history: History, settings: recipe.Recipe, text: Text, number: int) 
 def first_round(settings: recipe.Recipe, folder: Path) -> recipe.Recipe:
     """The recipe itself, evaluated on what rounds may look at."""
     content = settings.to_dict()
-    content |= {"run": str(folder), "export": {}, "refine": None, "name": f"{settings.name}-0"}
+    content |= {"run": str(folder), "export": {}, "deploy": {}, "refine": None, "name": f"{settings.name}-0"}
     content["evaluate"] |= LOOKED_AT
     return recipe.parse(content)
 
@@ -362,7 +362,7 @@ def finish(history: History, settings: recipe.Recipe, console: Console | None) -
         if (best / name).is_file():
             write_text(folder / name, (best / name).read_text(encoding="utf-8"))
     content = own.to_dict() | {"name": settings.name, "run": str(folder), "stages": []}
-    content["export"] = settings.export.model_dump(mode="json")
+    content |= {name: getattr(settings, name).model_dump(mode="json") for name in ("export", "deploy")}
     content["teacher"] = own.reference.model_dump(mode="json")
     tasks = [_fresh(task) for task in own.evaluate.tasks]
     content["evaluate"] |= {"part": "sealed", "tasks": tasks, "reference": "teacher"}
@@ -382,7 +382,7 @@ def finish(history: History, settings: recipe.Recipe, console: Console | None) -
     history.state["router"] = router.advise(seen, tables_of(folder, final)["items"], cost)
     history.state["sealed"] |= {"verdict": found["verdict"], "sentence": found["sentence"]}
     history.save()
-    refused = export.others(settings.export, folder, texts_of(corpus), console)
+    refused = export.others(settings.export, folder, texts_of(corpus), console, deploy=settings.deploy)
     if refused:
         raise RunError(*refused)
 

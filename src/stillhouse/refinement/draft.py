@@ -154,7 +154,7 @@ def recipe_of(
     content["objective"] |= draft.objective
     if draft.sampler:
         content["data"]["sampler"] = [dict(each) for each in draft.sampler]
-    content |= {"run": str(folder), "stages": [], "export": {}, "refine": None}
+    content |= {"run": str(folder), "stages": [], "export": {}, "deploy": {}, "refine": None}
     sources, characters = _sources(draft, settings, learned, rows)
     content["data"]["sources"] = sources
     named = {source["task"] for source in sources}

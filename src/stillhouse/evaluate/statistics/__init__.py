@@ -2,7 +2,7 @@
 
 A question a file: ``means`` (how large, how sure), ``keeping`` (how much of the teacher's skill), ``together`` (over several
 tasks), ``distance`` (further from 0), ``contrasts`` (inside a part against outside), ``signs`` and ``studentised`` (above or below 0), ``counts`` (lost and gained), ``resampling`` (whatever is not a mean), ``families`` (many
-tests at once), ``shrinking`` (many estimates at once), ``shrinking`` (many estimates at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
+tests at once), ``shrinking`` (many estimates at once), ``planning`` (how many items it takes); ``distributions`` beneath them.
 """
 
 from __future__ import annotations
