@@ -138,7 +138,7 @@ def test_too_few_texts_show_nothing_and_the_round_is_not_let_through():
 
 
 def test_rounds_judged_by_what_they_looked_at_deceive_and_the_seal_does_not():
-    """Eight students that all keep exactly what is asked for; the best-looking is taken, as a loop takes it.
+    """Six students that all keep exactly what is asked for; the best-looking is taken, as a loop takes it.
 
     Judged on the texts that chose it, it passes far too often; judged once on sealed ones, as often as a single test may.
     """
@@ -151,8 +151,8 @@ def test_rounds_judged_by_what_they_looked_at_deceive_and_the_seal_does_not():
         found = statistics.retention(teacher, student, 0.0, np.arange(600), threshold=0.9)
         return found.value, found.p_above
 
-    trials = 400
-    looked = sum(max(passes_at() for _ in range(8))[1] <= 0.05 for _ in range(trials))
+    trials = 250
+    looked = sum(max(passes_at() for _ in range(6))[1] <= 0.05 for _ in range(trials))
     sealed = sum(passes_at()[1] <= 0.05 for _ in range(trials))
     assert looked / trials > 0.2
     assert sealed / trials <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / trials)

@@ -21,9 +21,9 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 def counterfactual(draft: Draft, case: Case, *, count: Annotated[int, Field(ge=1)] = 2000) -> tuple[Draft, str]:
-    """English texts with words of gender are learned from a second time with these words swapped (Zhao et al. 2018, arXiv:1804.06876, §3.1).
+    """English texts with words of gender are learned from a second time with these words swapped.
 
-    The teacher judges them as any text. ``her`` becomes ``his``, which is wrong where it is an object.
+    Zhao et al. 2018, arXiv:1804.06876, §3.1. The teacher judges them as any text. ``her`` becomes ``his``, which is wrong where it is an object.
 
     Args:
         draft: of the round.
