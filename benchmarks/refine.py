@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))  # where a recipe finds refine:at_random
 
 import numpy as np
 import yaml
@@ -45,6 +44,7 @@ from stillhouse.files import atomic_folder, read_json, write_text
 from stillhouse.label import label
 from stillhouse.refinement.draft import Case, Draft, write_rows
 
+HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "refine.jsonl"
 WEAK = "travel"
 LEARNED, LEARNED_WEAK = 0.5, 0.04
@@ -231,7 +231,7 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
     """Write the row of an arm and seed, in place of an older one."""
     folder = settings.folder
     state = read_json(folder / "refinement.json", {})
-    tables = tables_of(folder, settings)
+    tables = tables_of(folder, settings.data.classes)
     items = tables["items"]
     right_N = items.roles["student"].column("correct")
     slices = slices_of(items, tables["tags"], threshold=0.8, smallest=50)

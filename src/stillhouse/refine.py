@@ -211,8 +211,8 @@ def judged(history: History, own: recipe.Recipe, entry: dict[str, Any]) -> None:
     """Judge a round on the part that confirms, against the best one before it, and take its student or leave it."""
     refine_smallest = _smallest(history)
     tables = tables_in(own.folder, own, ("confirm",))
-    findings, overall = ask(tables, own, own.evaluate)
     asked = gates_of(own, own.evaluate, bool(tables["answers"].tasks))
+    findings, overall = ask(tables, own.evaluate, asked)
     required = {gate.name.rpartition(":")[2]: gate.required for gate in asked}
     slices = slices_in(tables, own.evaluate, refine_smallest)
     entry["gates"] = [
@@ -245,7 +245,7 @@ def _compare(
     weak = [Weak(w["tag"], w["value"], w["gap"], w["priority"]) for w in entry["weak"]]
     margin = history.state["of"]["refine"]["margin"]
     slices = slices_in(old, before.evaluate, _smallest(history))
-    found, _ = ask(old, before, before.evaluate)
+    found, _ = ask(old, before.evaluate, gates_of(before, before.evaluate, bool(old["answers"].tasks)))
     kept = guard.guard(old, tables, (found, findings), slices, weak, margin)
     entry["guard"] = [each.to_dict() for each in kept]
     changed_N, size_N = guard.changes(old["items"], tables["items"])
@@ -379,7 +379,7 @@ def finish(history: History, settings: recipe.Recipe, console: Console | None) -
     seen = tables_in(best, own, ("discover", "confirm"))["items"]
     sizes = {role: model["parameters"] for role, model in found["models"].items()}
     cost = sizes["student"] / sizes["teacher"]
-    history.state["router"] = router.advise(seen, tables_of(folder, final)["items"], cost)
+    history.state["router"] = router.advise(seen, tables_of(folder, final.data.classes)["items"], cost)
     history.state["sealed"] |= {"verdict": found["verdict"], "sentence": found["sentence"]}
     history.save()
     refused = export.others(settings.export, folder, texts_of(corpus), console, deploy=settings.deploy)

@@ -167,7 +167,7 @@ def test_the_seal_is_broken_once(tmp_path: Any):
     history.state["sealed"]["verdict"] = "PASS"
     history.save()
     assert History(tmp_path, settings).open_sealed("one", 2)
-    with pytest.raises(RunError, match="was opened on .* for the student of round 2"):
+    with pytest.raises(RunError, match=r"was opened on .* for the student of round 2"):
         History(tmp_path, settings).open_sealed("other", 3)
 
 

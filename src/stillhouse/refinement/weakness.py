@@ -34,7 +34,7 @@ def tables_in(folder: Path, settings: recipe.Recipe, parts: tuple[Part, ...]) ->
     Raises:
         RunError: there is no item table, or one is damaged.
     """
-    tables = tables_of(folder, settings)
+    tables = tables_of(folder, settings.data.classes)
     items: Items = tables["items"]
     in_it = {key: part_of(key) in parts for key in set(items.key.tolist())}
     kept = items.taken(np.array([in_it[key] for key in items.key.tolist()], dtype=np.bool_))
