@@ -180,7 +180,7 @@ def convert(model: Model) -> None:
         inputs = 8 if any(getattr(each, "activation_fake_quantizer", None) for each in layers) else None
         grid = Grid(integers, scales, bits, group, inputs)
         assert torch.equal(grid.dequantise(), rounded)
-        weight.copy_(rounded)
+        weight.copy_(grid.dequantise())  # a zero has no sign on the grid
         grids[names[id(weight)]] = grid
     strip(model)
     model.grids = grids

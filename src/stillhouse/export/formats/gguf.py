@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from stillhouse.errors import ModelError, Problem, RunError, fail
 from stillhouse.export.artefact import Artefact, format_of
 from stillhouse.models import Model
+from stillhouse.student.grid import Grid
 
 Precision = Literal["f32", "f16", "q8_0", "q4_0", "mixed"]
 
@@ -66,6 +68,10 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings:
         return Problem("gguf", "a window of attention cannot be written yet", "Export it with hf or onnx.")
+    odd = {grid.group for grid in model.grids.values() if grid.group % 32}
+    if odd and options["precision"] not in ("f32", "f16"):
+        what = f"a scale for every {min(odd)} weights cannot be copied: there is one for every 32 in the file"
+        return Problem("gguf", what, "Train with student.quantize.group=32 or 64, or export f16.")
     try:
         pre_tokenizer(model.tokenizer, options["pre"])
     except ModelError as error:
@@ -73,19 +79,24 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _kind(name: str, shape: tuple[int, ...], precision: Precision) -> GGMLQuantizationType:
-    """How a tensor is kept: vectors in float32; rows that are no multiple of 32 long in float16, as llama.cpp does it too."""
+def _kind(name: str, shape: tuple[int, ...], precision: Precision, grids: Mapping[str, Grid]) -> GGMLQuantizationType:
+    """How a tensor is kept: vectors in float32; rows that are no multiple of 32 long in float16, as llama.cpp does it too.
+
+    A student that was trained for grids is kept on them whatever the few bits asked for are, and what has none in float16.
+    """
     if len(shape) < 2 or precision == "f32":
         return GGMLQuantizationType.F32
-    if precision == "f16" or shape[-1] % 32:
+    if precision == "f16" or shape[-1] % 32 or (grids and name not in grids):
         return GGMLQuantizationType.F16
+    if grids:
+        return GGMLQuantizationType.Q4_0 if grids[name].bits == 4 else GGMLQuantizationType.Q8_0
     small = precision == "q4_0" or (precision == "mixed" and ".mlp." in name)
     return GGMLQuantizationType.Q4_0 if small else GGMLQuantizationType.Q8_0
 
 
 def _size(model: Model, options: dict[str, Any]) -> int:
     parameters = {id(p): (n, p) for n, p in model.network.named_parameters()}.values()
-    kinds = ((p, _kind(n, tuple(p.shape), options["precision"])) for n, p in parameters)
+    kinds = ((p, _kind(n, tuple(p.shape), options["precision"], model.grids)) for n, p in parameters)
     shapes = ((quants.quant_shape_to_byte_shape(p.shape, kind) if p.ndim else (4,)) for p, kind in kinds)
     return sum(int(np.prod(shape)) for shape in shapes) + 24 * int(model.config.vocab_size)
 
@@ -98,7 +109,8 @@ def gguf(student: Model, folder: Path, *, precision: Precision = "q8_0", pre: st
         student: what to write.
         folder: where; it is there already.
         precision: of matrices: f32, f16, q8_0 (8 bits in blocks of 32), q4_0 (4 bits), mixed (q4_0 in the feed-forward
-            layers, q8_0 elsewhere).
+            layers, q8_0 elsewhere). A student that was trained for a grid is written on that grid whichever of the last three
+            is asked for, and what has none in float16.
         pre: llama.cpp's name of the rule that cuts text into words, if it is not recognised.
 
     Raises:
@@ -116,13 +128,18 @@ def gguf(student: Model, folder: Path, *, precision: Precision = "q8_0", pre: st
     _describe(writer, student, precision)
     add_tokenizer(writer, student, pre_tokenizer(student.tokenizer, pre))
     rounded = copy.deepcopy(student)
+    rounded.strip()  # llama.cpp rounds inputs in its own way
     written = _add_weights(writer, rounded, arch, precision)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     _read_back(path, written)
-    return Artefact(path, "llama_cpp", rounded, _TOLERANCE[precision], (("tokenizer", "inside"),))
+    facts = [("tokenizer", "inside")]
+    if student.grids and precision not in ("f32", "f16"):
+        bits = sorted({grid.bits for grid in student.grids.values()})
+        facts.append(("weights", f"the integers and scales that were trained ({' and '.join(map(str, bits))} bits)"))
+    return Artefact(path, "llama_cpp", rounded, _TOLERANCE[precision], tuple(facts))
 
 
 def _name(arch: MODEL_ARCH) -> str:
@@ -156,7 +173,7 @@ def _describe(writer: GGUFWriter, student: Model, precision: Precision) -> None:
         "q4_0": LlamaFileType.MOSTLY_Q4_0,
         "mixed": LlamaFileType.GUESSED,
     }
-    writer.add_file_type(kinds[precision])
+    writer.add_file_type(LlamaFileType.GUESSED if student.grids else kinds[precision])
 
 
 def pre_tokenizer(tokenizer: Any, given: str | None) -> str:
@@ -235,14 +252,37 @@ def _add_weights(writer: GGUFWriter, rounded: Model, arch: MODEL_ARCH, precision
         known = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert known is not None, name
         values = parameter.detach().float().numpy()
-        kind = _kind(name, values.shape, precision)
+        kind = _kind(name, values.shape, precision, rounded.grids)
         halves = {"q_proj": heads, "k_proj": groups}.get(name.split(".")[-2]) if arch == MODEL_ARCH.LLAMA else None
-        packed = quants.quantize(_turned(values, halves) if halves else values, kind)
+        if name in rounded.grids and kind in (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0):
+            packed = _copied(rounded.grids[name], halves)
+        else:
+            packed = quants.quantize(_turned(values, halves) if halves else values, kind)
         back = quants.dequantize(packed, kind).reshape(values.shape)
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(_turned_back(back, halves) if halves else back)))
         writer.add_tensor(known, packed, raw_dtype=kind)
         written[known] = packed
     return written
+
+
+def _copied(grid: Grid, heads: int | None) -> NDArray[np.uint8]:
+    """A grid as blocks of 32: a float16 scale, then the integers; of 4 bits plus 8, the first 16 in the lower halves of bytes.
+
+    Args:
+        grid: its scales are for multiples of 32 weights; they are repeated.
+        heads: of queries or keys whose rows are to be turned, with their scales.
+
+    """
+    integers, scales = grid.values.numpy(), np.repeat(grid.scales.numpy(), grid.group // 32, axis=1)
+    if heads:
+        integers, scales = _turned(integers, heads), _turned(scales, heads)
+    rows = integers.shape[0]
+    blocks = integers.reshape(rows, -1, 32)
+    if grid.bits == 4:
+        unsigned = (blocks + 8).astype(np.uint8)
+        blocks = unsigned[..., :16] | unsigned[..., 16:] << 4
+    scale = scales.astype(np.float16)[..., None]
+    return np.concatenate([scale.view(np.uint8), blocks.view(np.uint8)], axis=-1).reshape(rows, -1)
 
 
 def _turned(values: NDArray[Any], heads: int) -> NDArray[Any]:

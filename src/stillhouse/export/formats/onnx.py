@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -16,6 +18,7 @@ from stillhouse.errors import ModelError, Problem
 from stillhouse.export.artefact import Artefact, format_of, write_beside
 from stillhouse.machine import has_vnni
 from stillhouse.models import Model
+from stillhouse.student.grid import Grid
 
 Precision = Literal["float32", "int8", "int4"]
 
@@ -23,6 +26,8 @@ _BLOCK = 32
 """Weights that share a scale, of int4 and of a decoder's int8."""
 _LARGEST = 1.9e9
 """Bytes of a file: Protocol Buffers end at 2³¹."""
+_ROUNDED_INPUTS = 0.2
+"""Mean KL in nats that rounding inputs to 8 bits in blocks may cost; as llama.cpp does."""
 _BITS = {"float32": 32.0, "int8": 8.0 + 32 / _BLOCK, "int4": 4.0 + 32 / _BLOCK}
 
 
@@ -33,16 +38,33 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
     if 4 * model.parameters_count > _LARGEST:
         what = f"{model.parameters_count:,} parameters do not fit into one ONNX file, which holds 2 GB"
         return Problem("onnx", what, "Export it with hf or gguf.")
+    odd = {grid.group for grid in model.grids.values() if grid.group % 16}
+    if odd and options["precision"] != "float32":
+        what = f"a scale for every {min(odd)} weights cannot be copied: blocks are multiples of 16"
+        return Problem("onnx", what, "Train with student.quantize.group=32 or 64, or export float32.")
     return None
 
 
 def _size(model: Model, options: dict[str, Any]) -> int:
     """Bytes of the file, about: matrices of the layers and the head in the precision, embedding and vectors in float32."""
+    if model.grids and options["precision"] != "float32":
+        return _size_on_grids(model)
     small = {id(m.weight): m.weight for m in model.network.modules() if isinstance(m, nn.Linear)}
     rest = {id(p): p for m in model.network.modules() if not isinstance(m, nn.Linear) for p in m.parameters(False)}
     shared = options["precision"] == "float32"  # a head that shares the embedding's matrix is written once
     kept = sum(p.numel() for key, p in small.items() if not (shared and key in rest))
     return int(kept * _BITS[options["precision"]] / 8 + 4 * sum(p.numel() for p in rest.values()))
+
+
+def _size_on_grids(model: Model) -> int:
+    """Bytes of the file, about: matrices on their grids, all else and embeddings in float32."""
+    names = {id(p): n for n, p in model.network.named_parameters()}
+    total = 0.0
+    for layer in model.network.modules():
+        for parameter in layer.parameters(recurse=False):
+            grid = model.grids.get(names[id(parameter)]) if isinstance(layer, nn.Linear) else None
+            total += parameter.numel() * (4.0 if grid is None else grid.bits / 8 + 4 / grid.group)
+    return int(total)
 
 
 @format_of(
@@ -63,6 +85,7 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
         folder: where; it is there already.
         precision: of the matrices: float32; int8 or int4 in blocks of 32 with float activations (MatMulNBits). A
             classifier's int8 has 8-bit activations too, its weights signed only where the processor adds such products exactly.
+            A student that was trained for a grid is written on that grid whether int8 or int4 is asked for.
         opset: version of ONNX's operators.
 
     Raises:
@@ -73,7 +96,10 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
     if problem is not None:
         raise ModelError(problem)
     path = folder / "model.onnx"
-    untied = copy.deepcopy(student).eval()
+    plain = copy.deepcopy(student).eval()
+    plain.strip()  # inputs are rounded by ONNX Runtime, if at all
+    untied = copy.deepcopy(plain)
+    on_grids = bool(student.grids) and precision != "float32"
     if precision != "float32" and not student.classifies:
         # the product with an embedding turned around is no matrix product that the quantisers know
         untied.head_layer.weight = nn.Parameter(untied.head_layer.weight.detach().clone())
@@ -82,15 +108,18 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
         network.set_attn_implementation("eager")
         _write(network, path, opset, classifies=student.classifies)
     facts = [("opset", str(opset))]
-    if precision != "float32":
+    if on_grids:
+        facts.append(("weights", _copy_grids(path, plain)))
+    elif precision != "float32":
         log = logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")
         level = log.level
         log.setLevel(logging.ERROR)  # it tells of every node
         facts.append(("weights", _quantise(path, precision, classifies=student.classifies)))
         log.setLevel(level)
     write_beside(student, folder, precision, {})
-    same_as = student if precision == "float32" else None
-    return Artefact(folder, "onnxruntime", same_as, 1e-4, tuple(facts))
+    same_as = plain if precision == "float32" or on_grids else None
+    rounds = on_grids and any(grid.activations is not None for grid in student.grids.values())
+    return Artefact(folder, "onnxruntime", same_as, _ROUNDED_INPUTS if rounds else 1e-4, tuple(facts))
 
 
 class _Decoder(nn.Module):
@@ -194,3 +223,63 @@ def _quantise(path: Path, precision: Precision, *, classifies: bool) -> str:
     quantiser.process()
     quantiser.model.save_model_to_file(str(path), use_external_data_format=False)
     return f"int{bits} in blocks of {_BLOCK} (MatMulNBits), float32 activations"
+
+
+def _copy_grids(path: Path, student: Model) -> str:
+    """Put the student's grids in the place of the matrices of a written graph; says how many.
+
+    A matrix is known by its numbers: the exporter names what it turns around anew.
+    """
+    import onnx as library
+
+    model = library.load(path)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    weights = dict(student.network.named_parameters())
+    grids = {weights[name].detach().numpy().tobytes(): grid for name, grid in student.grids.items()}
+    copied: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in constants:
+            continue
+        name = node.input[1]
+        matrix = library.numpy_helper.to_array(constants[name])
+        grid = grids.get(matrix.T.tobytes()) if matrix.ndim == 2 else None
+        if grid is None:
+            continue
+        outputs, inputs = grid.values.shape
+        block = _BLOCK if grid.group % _BLOCK == 0 else 16
+        if name not in copied:
+            integers, scales = _packed(grid, block)
+            graph.initializer.append(library.numpy_helper.from_array(integers, f"{name}_Q{grid.bits}"))
+            graph.initializer.append(library.numpy_helper.from_array(scales, f"{name}_scales"))
+            copied.add(name)
+        put = library.helper.make_node(
+            "MatMulNBits",
+            [node.input[0], f"{name}_Q{grid.bits}", f"{name}_scales"],
+            list(node.output),
+            name=node.name,
+            domain="com.microsoft",
+            K=inputs,
+            N=outputs,
+            bits=grid.bits,
+            block_size=block,
+            accuracy_level=1 if grid.activations is None else 4,
+        )
+        node.CopyFrom(put)
+    used = {name for node in graph.node for name in node.input}
+    for name in copied - used:
+        graph.initializer.remove(constants[name])
+    if not any(each.domain == "com.microsoft" for each in model.opset_import):
+        model.opset_import.append(library.helper.make_opsetid("com.microsoft", 1))
+    library.save(model, path)
+    return f"the integers and scales that were trained, of {len(copied)} matrices (MatMulNBits)"
+
+
+def _packed(grid: Grid, block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A grid as MatMulNBits takes it: integers plus half their range, [out, in / block, bytes], and scales, [out, in / block]."""
+    rows, columns = grid.values.shape
+    unsigned = (grid.values.numpy().astype(np.int16) + 2 ** (grid.bits - 1)).astype(np.uint8)
+    unsigned = unsigned.reshape(rows, columns // block, block)
+    if grid.bits == 4:
+        unsigned = unsigned[..., 0::2] | unsigned[..., 1::2] << 4
+    return unsigned, np.repeat(grid.scales.numpy(), grid.group // block, axis=1)
