@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from stillhouse.export.formats.onnx import onnx
 from stillhouse.machine import has_vnni
 from stillhouse.models import Model
 from stillhouse.recipe import Export
+from stillhouse.runtimes.onnxruntime import onnxruntime as load
 from stillhouse.worker import Worker
 
 
@@ -88,6 +90,13 @@ def test_keys_and_values_have_any_length_the_first_time_none(tmp_path: Path):
         rows.append(logits[0])
         begin = end
     np.testing.assert_allclose(np.concatenate(rows), want, atol=1e-4, rtol=1e-4)
+    runtime: Any = load(made.path, 1)
+    run, fed = runtime.session.run, []
+    runtime.session = SimpleNamespace(run=lambda names, given: (fed.append(given["input_ids"]), run(names, given))[1])
+    assert len(runtime.timed_batch([3, 4, 5], 2, 3)) == 3  # each text of a batch is written as it is alone
+    for step, came in enumerate(fed[1:]):
+        text = [3, 4, 5, *(int(earlier[0, 0]) for earlier in fed[1 : step + 1])]
+        assert came.tolist() == [[int(logits_of(student, text)[-1].argmax())]] * 2
 
 
 def test_what_does_not_fit_into_a_file_is_told_before_training(classifier: Model, monkeypatch):

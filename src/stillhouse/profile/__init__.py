@@ -96,10 +96,12 @@ def profile(
     threads = machine.set_threads(threads)
     settings = recipe.load(folder / "recipe.yaml")
     rows, notes = entries(folder, settings)
+    student = models.load(str(folder / "student"), empty=True)
+    for row in rows:
+        row.parameters = 0 if row.name == "teacher" else student.parameters_count
     if speculative and rows[0].name == "teacher":  # told before anything is timed
-        student = models.load(str(folder / "student"), empty=True)
         refuse(teachers.load(settings.reference, empty=True).model, student)
-    classifies = models.load(str(folder / "student"), empty=True).classifies
+    classifies = student.classifies
     tokens = 0 if classifies else tokens
     meter = Meter(watts)
     text = " ".join(settings.report.prompts) * prompt

@@ -27,11 +27,11 @@ def show(found: Profile, console: Console) -> None:
         table.add_row(row.name, first, *steps, rate, f"{row.cold:.2f}")
     console.print(table)
     memory = Table(box=None, pad_edge=False)
-    for column in ("", "memory when loaded, MB", "most, MB", "fits", "the next smaller would take"):
+    for column in ("", "memory when loaded, MB", "most, MB", "fits"):
         memory.add_column(column)
     for row in found.models:
         loaded, most = f"{row.loaded['load_bytes'] / 1e6:,.0f}", f"{row.peak / 1e6:,.0f}"
-        memory.add_row(row.name, loaded, most, tier(row.peak), next_down(row.peak, size_of(row.path)))
+        memory.add_row(row.name, loaded, most, tier(row.peak))
     console.print(memory)
     _energy(found, console)
     _rates(found, console)
@@ -39,6 +39,11 @@ def show(found: Profile, console: Console) -> None:
     lines += [
         f"{each.name} has paid for the {found.spent:,.0f} s that distilling took after {each.words()}."
         for each in found.paybacks
+    ]
+    lines += [
+        f"{row.name}, one step down the ladder: {next_down(row.peak, size_of(row.path), row.parameters)}."
+        for row in found.models
+        if row.name != "teacher"
     ]
     for line in (*lines, *found.notes):
         console.print(f"• {line}", highlight=False, markup=False)

@@ -18,7 +18,7 @@ def tier(peak: float) -> str:
     return TIERS[_index(peak)][1]
 
 
-def next_down(peak: float, size: float, parameters: int | None = None) -> str:
+def next_down(peak: float, size: float, parameters: int = 0) -> str:
     """What the next smaller kind of device would need.
 
     What a process holds beyond its file (the runtime, the keys and values, buffers) is taken to stay as it is.
@@ -26,7 +26,7 @@ def next_down(peak: float, size: float, parameters: int | None = None) -> str:
     Args:
         peak: the most memory that the process held, bytes.
         size: of the file, bytes.
-        parameters: of the student; None if they are not known.
+        parameters: of the model; 0 if they were not counted.
     """
     index = _index(peak)
     if index == 0:

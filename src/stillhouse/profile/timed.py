@@ -13,6 +13,7 @@ class Timed:
         name: ``teacher``, ``student`` or the artefact's.
         runtime: what ran it.
         path: what was loaded.
+        parameters: of a student and its files; 0 where they were not counted.
         loaded: seconds and bytes of importing and loading, in a fresh process.
         cold: seconds from the start of the import to the first token.
         prefill: seconds of reading the prompt, one a block: the time to the first token.
@@ -25,6 +26,7 @@ class Timed:
     name: str
     runtime: str
     path: str
+    parameters: int = 0
     loaded: dict[str, float] = field(default_factory=dict)
     cold: float = 0.0
     prefill: list[float] = field(default_factory=list)
