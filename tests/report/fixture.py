@@ -294,10 +294,33 @@ def evaluation() -> dict[str, Any]:
             "student": model("smol-24m", 63_713_088),
             "control": model("smol-24m without the teacher", 63_713_088),
         },
+        "power": [
+            power("performance", "held-out text", 61, 4.2, 38, ""),
+            power("tasks", "chains", 60, None, None, "at the floor"),
+        ],
         "counts": {"documents": 61, "tokens": 19_874, "bytes": 84_210},
         "environment": {"torch": "2.13.0", "threads": 2},
         "seconds": {"train student": 2588.1, "train control": 2574.0, "export": 3.2, "evaluate": 281.7},
     }
+
+
+def power(gate: str, of: str, items: int, seen: float | None, needed: int | None, why: str) -> dict[str, Any]:
+    found = {
+        "gate": gate,
+        "of": of,
+        "rule": "90 % of the skill kept",
+        "items": items,
+        "clusters": items,
+        "one": "document",
+    }
+    return found | {"seen": seen, "unit": "%", "needed": needed, "why": why, "possible": not why}
+
+
+def changed(*texts: str) -> dict[str, Any]:
+    """A capability of which each text is a question, its answers and its names."""
+    keys = ("task", "question", "asked", "right", "teacher", "student")
+    shown = [{"change": "lost" if i % 2 == 0 else "gained"} | dict.fromkeys(keys, text) for i, text in enumerate(texts)]
+    return {"capability": texts[0], "of": 300, "lost": 31, "gained": 12, "shown": shown}
 
 
 def model(name: str, parameters: int) -> dict[str, Any]:
@@ -442,6 +465,7 @@ def build(folder: Path, steps: int = STEPS) -> Path:
     put_lines(folder / "control" / "metrics.jsonl", metrics("control", steps))
     put_json(folder / "evaluation.json", evaluation())
     put_json(folder / "samples.json", SAMPLES)
+    put_json(folder / "evaluation" / "examples.json", [changed("recall", "lamp: north\nriver: seven\nlamp:")])
     (folder / "student").mkdir(exist_ok=True)
     put_json(folder / "student" / "config.json", {"model_type": "llama"})
     return folder
@@ -491,6 +515,13 @@ def poison(folder: Path) -> Path:
                 )
         for one, text in zip(found["estimates"], short, strict=False):
             one["label"] = one["unit"] = text
+    told["power"] = [power(text, text, 9, 1.0, 3, text) for text in short] + [
+        {"gate": None, "seen": "x", "items": text} for text in short
+    ]
+    nasty = list(NASTY.values())
+    put_json(
+        folder / "evaluation" / "examples.json", [changed(*nasty), {"capability": 3, "shown": "x"}, {"shown": [1, {}]}]
+    )
     told["models"]["student"]["name"] = NASTY["script"]
     told["models"]["teacher"]["license"] = "<script>"
     put_json(folder / "evaluation.json", told)

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from stillhouse.report import artefacts, charts, deploy, filters, words
+from stillhouse.report import artefacts, changed, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.read import Missing, Run
 from stillhouse.report.rounds import Refinement, refinement_of
@@ -192,6 +192,8 @@ class Page:
     models: list[tuple[str, str, str, str]]
     stages: list[Step]
     refinement: Refinement | None
+    changed: list[changed.Capability]
+    power: list[tuple[str, ...]]
     samples: list[Sample]
     manners: list[Manner]
     endless: str
@@ -236,7 +238,11 @@ def templates() -> Environment:
         finalize=_shown,
     )
     environment.globals.update(
-        style=charts.style(), key=charts.key, artefact_columns=artefacts.COLUMNS, time_columns=deploy.TIMES
+        style=charts.style(),
+        key=charts.key,
+        artefact_columns=artefacts.COLUMNS,
+        time_columns=deploy.TIMES,
+        power_columns=changed.POWER,
     )
     return environment
 
@@ -277,6 +283,8 @@ def build(run: Run) -> Page:
         models=models,
         stages=_steps_taken(run),
         refinement=refinement_of(run.refinement),
+        changed=changed.capabilities(run.examples),
+        power=changed.power_rows(run.evaluation),
         samples=[_sample(s) for s in run.samples],
         manners=_manners(run.samples),
         endless=_endless(run.samples),
@@ -295,8 +303,21 @@ def build(run: Run) -> Page:
         times=deploy.times(run),
         files=[(name, words.bytes_of(size)) for name, size in run.files[:200]],
         more_files=max(0, len(run.files) - 200),
-        commands=["stillhouse run recipe.yaml", f"stillhouse report {run.shown_folder}"],
+        commands=_commands(run),
     )
+
+
+def _commands(run: Run) -> list[str]:
+    """What makes this page again."""
+    imported = mapping(run.evaluation.get("imported"))
+    if not imported:
+        return [
+            "stillhouse run recipe.yaml",
+            f"stillhouse evaluate {run.shown_folder}",
+            f"stillhouse report {run.shown_folder}",
+        ]
+    logs = " ".join(str(imported.get(key) or key.upper()) for key in ("reader", "teacher", "student"))
+    return [f"stillhouse evaluate --import {logs} --out {run.shown_folder}"]
 
 
 def _maps(value: Any) -> list[Mapping[str, Any]]:

@@ -47,6 +47,7 @@ class Run:
         evaluation: evaluation.json.
         stages: of the stages and the direct way, each with a run of its own: its folder in this one → its evaluation.json.
         refinement: refinement.json; empty of a run that is none.
+        examples: evaluation/examples.json: questions lost and gained; empty where no tasks were asked.
         samples: samples.json.
         exports: exports.json, one dict an artefact; empty where nothing but the student's folder was asked for.
         profile: profile.json; empty where nothing was timed.
@@ -65,6 +66,7 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     refinement: dict[str, Any] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     exports: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +133,9 @@ def read(folder: Path) -> Run:
     if (folder / "refinement.json").is_file():
         again = "stillhouse refine recipe.yaml"
         run.refinement = _mapping(run, "refinement.json", again, _json(run, "refinement.json", again))
+    changed = "evaluation/examples.json"
+    examples = _json(run, changed, judge) if (folder / changed).is_file() else None
+    run.examples = [e for e in examples if isinstance(e, dict)] if isinstance(examples, list) else []
     samples = _json(run, "samples.json", judge)
     if isinstance(samples, list):
         run.samples = [s for s in samples if isinstance(s, dict)]
