@@ -28,10 +28,15 @@ class Quantile:
 
     def words(self, scale: float = 1.0) -> str:
         """As people read it: ``12.3 [12.1, 12.9]``, or ``12.3 (n too small: 124 needed)``."""
-        value = f"{self.value * scale:.3g}"
+        value = _short(self.value * scale)
         if self.low is None or self.high is None:
             return f"{value} (n too small: {self.needed} needed)"
-        return f"{value} [{self.low * scale:.3g}, {self.high * scale:.3g}]"
+        return f"{value} [{_short(self.low * scale)}, {_short(self.high * scale)}]"
+
+
+def _short(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def quantile(values: Sequence[float], share: float, confidence: float = 0.95) -> Quantile:

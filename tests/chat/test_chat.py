@@ -126,6 +126,31 @@ def test_control_characters_are_shown_and_not_sent():
     assert "␛[2J[red]⟨U+202E⟩" in text and "␇" in str(_told(nasty))
 
 
+def test_two_speak_at_the_same_time_in_a_terminal():
+    """A column each; the shorter answer waits for the longer one."""
+
+    class Counts:
+        model = type("M", (), {"classifies": False, "name": "x"})()
+
+        def __init__(self, role: str, words: list[str]) -> None:
+            self.role, self.words = role, words
+
+        def reply(self, prompt: str):
+            yield from (Token(word, word, 1.0, (), False) for word in self.words)
+
+    out = io.StringIO()
+    screen = Console(file=out, width=60, force_terminal=True)
+    turn(
+        [Counts("student", ["one"]), Counts("teacher", ["uno ", "\x1b]0;x\x07", "due"])],
+        "count",
+        screen,
+        probabilities=False,
+    )
+    last = out.getvalue().split("student")[-1]
+    assert "teacher" in last and "one" in last and "uno ␛]0;x␇due" in last
+    assert "\x1b]0;" not in out.getvalue()
+
+
 def test_a_classifier_tells_its_classes():
     classifier = zoo.make("bert-classifier", make_tokenizer())
     found = Speaker("student", classifier, GREEDY).classes("a still day")

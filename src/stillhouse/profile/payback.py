@@ -33,10 +33,10 @@ class Payback:
     def words(self) -> str:
         """As people read it."""
         if self.requests is None:
-            return "never: a request is no faster than the teacher's"
+            return f"{self.name} never wins it back: a request is no faster than the teacher's"
         least = "?" if self.low is None else f"{self.low:,.0f}"
         most = "no upper end" if self.high is None else f"{self.high:,.0f}"
-        return f"{self.requests:,.0f} requests [{least}, {most}]"
+        return f"{self.name} wins it back after {self.requests:,.0f} requests [{least}, {most}]"
 
 
 def spent(folder: Path) -> float:

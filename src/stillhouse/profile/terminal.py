@@ -11,21 +11,27 @@ from stillhouse.profile import Profile
 from stillhouse.profile.speculative import Speculation
 from stillhouse.profile.tiers import next_down, tier
 from stillhouse.quantiles import quantile
+from stillhouse.report.words import NOTHING
 
-SHARES = (0.5, 0.9, 0.95, 0.99)
+TAILS = (0.9, 0.95, 0.99)
 
 
 def show(found: Profile, console: Console) -> None:
     """Print what was found."""
     table = Table(box=None, pad_edge=False)
-    for column in ("", "first token, ms: p50", "a token, ms: p50", "p90", "p95", "p99", "tokens/s", "cold start, s"):
+    for column in ("", "first token, ms: p50", "a token, ms: p50", "tokens/s", "cold start, s"):
         table.add_column(column)
+    tails = Table(box=None, pad_edge=False)
+    for column in ("", *(f"a token, ms: p{100 * share:g}" for share in TAILS)):
+        tails.add_column(column)
     for row in found.models:
         first = quantile(row.prefill, 0.5).words(1e3)
-        steps = [quantile(row.steps, share).words(1e3) for share in SHARES] if row.steps else ["–"] * 4
-        rate = f"{len(row.steps) / sum(row.steps):.1f}" if row.steps else "–"
-        table.add_row(row.name, first, *steps, rate, f"{row.cold:.2f}")
+        token = quantile(row.steps, 0.5).words(1e3) if row.steps else NOTHING
+        rate = f"{len(row.steps) / sum(row.steps):.1f}" if row.steps else NOTHING
+        table.add_row(row.name, first, token, rate, f"{row.cold:.2f}")
+        tails.add_row(row.name, *(quantile(row.steps or row.prefill, share).words(1e3) for share in TAILS))
     console.print(table)
+    console.print(tails)
     memory = Table(box=None, pad_edge=False)
     for column in ("", "memory when loaded, MB", "most, MB", "fits"):
         memory.add_column(column)
@@ -36,10 +42,7 @@ def show(found: Profile, console: Console) -> None:
     _energy(found, console)
     _rates(found, console)
     lines = [*found.explained, *(speculation_words(found.speculation) if found.speculation else ())]
-    lines += [
-        f"{each.name} has paid for the {found.spent:,.0f} s that distilling took after {each.words()}."
-        for each in found.paybacks
-    ]
+    lines += [f"Distilling took {found.spent:,.0f} s; {each.words()}." for each in found.paybacks]
     lines += [
         f"{row.name}, one step down the ladder: {next_down(row.peak, size_of(row.path), row.parameters)}."
         for row in found.models
@@ -70,7 +73,7 @@ def _energy(found: Profile, console: Console) -> None:
             table.add_column(column)
         for name, each in found.energy.items():
             values = [each.get(key) for key in ("watts", "joules", "request", "right")]
-            table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else "–" for value in values))
+            table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else NOTHING for value in values))
         console.print(table)
     for source in sources:
         console.print(f"Energy {source}.", highlight=False, markup=False)
