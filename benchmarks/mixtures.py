@@ -86,7 +86,7 @@ def measure(cell: str, seed: int, first: Any, teacher: Teacher, corpus: data.Cor
     parameters = dict(learner.named_parameters())
     optimiser = make_optimiser(parameters, settings.trainer)
     folder = settings.folder
-    pieces = sampled(settings, corpus, student.tokenizer, folder, teacher, None, control=False)
+    pieces = sampled(settings, corpus, student.tokenizer, folder, teacher, None, ranks, control=False)
     for file in (folder / "sampling").glob("*"):  # of a cell that was killed
         file.unlink()
     pieces.bind(student, folder, steps=given.steps, world=1)

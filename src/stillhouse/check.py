@@ -336,12 +336,10 @@ def machine_problems(settings: recipe.Recipe) -> list[Problem]:
         what = f"{micro_batches} micro-batches a step cannot be shared evenly by {world} processes"
         way_out = f"Make tokens_per_step / micro_tokens a multiple of {world}."
         problems.append(Problem("trainer.tokens_per_step", what, way_out))
-    if (settings.data.sampler or settings.data.mixture.name == "adaptive") and world > 1:
-        does = "write" if writing(settings.data) else "be measured"
-        what = f"the student cannot {does} while its weights are split over {world} processes"
-        problems.append(
-            Problem("data.sampler", what, "Train with one process, or take data.sampler out of the recipe.")
-        )
+    if world > 1 and writing(settings.data):
+        what = f"the student cannot write while its weights are split over {world} processes"
+        way_out = "Train with one process, or leave the sampler that lets it write out of the recipe."
+        problems.append(Problem("data.sampler", what, way_out))
     folder = settings.folder
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():

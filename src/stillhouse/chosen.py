@@ -19,10 +19,10 @@ from stillhouse.data.render import end_token
 from stillhouse.data.stream import Stream
 from stillhouse.errors import RecipeError, fail
 from stillhouse.find import find
-from stillhouse.models import Model
-from stillhouse.objective.measure import measure, wants_teacher
+from stillhouse.objective.measure import Reader, measure, wants_teacher
 from stillhouse.progress import bar
 from stillhouse.teacher import Teacher
+from stillhouse.trainer.distributed import Ranks, sum_over_ranks
 from stillhouse.types import Batch
 
 
@@ -33,6 +33,7 @@ def sampled(
     folder: Path,
     speaking: Teacher | None,
     console: Console | None,
+    ranks: Ranks,
     *,
     control: bool,
 ) -> Any:
@@ -45,7 +46,7 @@ def sampled(
     # without a teacher there is nothing to learn from text that only it could label
     pieces: Any = WithoutBytes(corpus.labelled if speaking is None else corpus.train)
     if section.task_names or choosing:
-        stream = streamed(section, corpus, folder, None if control else partial(measured, speaking, console))
+        stream = streamed(section, corpus, folder, None if control else partial(measured, speaking, console, ranks))
         for sampler in choosing:
             stream = find("sampler", sampler.name)(stream, **data.options_of(sampler, "data.sampler"))
         refuse_impossible(stream, settings.trainer, teacher=control or speaking is not None)
@@ -90,14 +91,20 @@ def streamed(section: recipe.Data, corpus: data.Corpus, folder: Path, measure: M
 def measured(
     speaking: Teacher | None,
     console: Console | None,
-    pupil: Model,
+    ranks: Ranks,
+    pupil: Reader,
     names: Sequence[str],
     batches: Iterator[Batch],
     tokens: int,
 ) -> tuple[Any, Any]:
     """Measure how difficult text is for the student, with the time left shown."""
-    with bar(console, f"Measuring {', '.join(names).replace('_', ' ')}", tokens, "tokens") as advance:
-        return measure(None if speaking is None else speaking.signal, pupil, names, batches, advance)
+    with bar(
+        console if ranks.main else None, f"Measuring {', '.join(names).replace('_', ' ')}", tokens, "tokens"
+    ) as advance:
+        signal = None if speaking is None else speaking.signal
+        return measure(
+            signal, pupil, names, batches, advance, rank=ranks.rank, world=ranks.world, summed=sum_over_ranks
+        )
 
 
 class WithoutBytes:

@@ -216,6 +216,11 @@ class Model(nn.Module):
         """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
         self.compute_dtype = dtype
 
+    def read(self, batch: Batch) -> Tensor:
+        """The hidden states at the positions that carry loss, [N, H], and nothing of the layers."""
+        hidden_NH: Tensor = self(batch)[0]
+        return hidden_NH
+
     def forward(self, batch: Batch, want: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, list[Any]]]:
         """What the head is given at the positions that count, [N, H] float32: the hidden states, pooled in a classifier.
 

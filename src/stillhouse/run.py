@@ -479,7 +479,7 @@ def train_student(
         trainer.train(
             learner,
             speaking,
-            sampled(settings, corpus, pupil.tokenizer, where, speaking, console, control=control),
+            sampled(settings, corpus, pupil.tokenizer, where, speaking, console, ranks, control=control),
             WithoutBytes(corpus.validation),
             settings.trainer,
             folder,

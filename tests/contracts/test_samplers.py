@@ -112,13 +112,6 @@ def test_what_it_costs_is_told_where_it_is_measured_and_nowhere_else(name: str, 
     assert all(facts["measured_tokens"] == tokens for step, (_, facts) in told.items() if step in due)
 
 
-@pytest.mark.parametrize("name", CHOOSING)
-def test_it_is_refused_on_several_processes(name: str, tmp_path: Path):
-    stream = stream_of(name, tmp_path)
-    with pytest.raises(RunError, match="Train with one process"):
-        stream.bind(Scale(), tmp_path, steps=STEPS, world=2)
-
-
 @pytest.mark.parametrize("one", CHOOSING)
 @pytest.mark.parametrize("two", CHOOSING)
 def test_any_two_can_stand_one_after_the_other(one: str, two: str, tmp_path: Path):

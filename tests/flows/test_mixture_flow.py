@@ -23,6 +23,7 @@ from stillhouse.errors import RecipeError
 from stillhouse.look import _texts, look
 from stillhouse.look.page import render
 from stillhouse.run import run
+from stillhouse.trainer.distributed import start
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 WORDS = ["still", "water", "grain", "malt", "mash", "oak", "cask"]
@@ -210,4 +211,4 @@ def test_a_student_without_probabilities_to_learn_from_cannot_be_measured_by_the
     settings = recipe.parse(text | {"run": str(tmp_path / "run")})
     corpus = prepare(settings.data, make_tokenizer(), tmp_path / "data")
     with pytest.raises(RecipeError, match="student_loss"):
-        sampled(settings, corpus, make_tokenizer(), tmp_path, None, None, control=False)
+        sampled(settings, corpus, make_tokenizer(), tmp_path, None, None, start("cpu"), control=False)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -87,18 +88,43 @@ def test_killed_at_random_instants_it_ends_with_the_same_bits(recipe: Path, unin
     assert drop(run / "metrics.jsonl") == drop(uninterrupted / "metrics.jsonl")
 
 
-def test_two_processes_train_the_same_student(recipe: Path, uninterrupted: Path, tmp_path: Path):
-    """FSDP2 for student and teacher over gloo, ragged documents: equal to one process up to rounding."""
-    run = tmp_path / "two"
+def on_two(recipe: Path, run: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, *command(recipe, run)[1:]],
+    return subprocess.run(
+        [*torchrun, *command(recipe, run)[1:], *overrides],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
     )
+
+
+def test_text_chosen_by_difficulty_is_the_same_on_two_processes(recipe: Path, tmp_path: Path):
+    """Measured once and again while it learns; from stored signals, and held-out batches that cannot be shared evenly."""
+    model = yaml.safe_load(recipe.read_text())["teacher"]["model"]
+    store = f"teacher={{name: store, path: {tmp_path / 'said'}, model: {model}, k: 16, dtype: float32}}"
+    chosen = "data.sampler=[{name: confident, keep: 0.9}, {name: dynamic, every: 2, by: gap}]"
+    overrides = [store, chosen, "trainer.steps=4", "trainer.validation_tokens=600"]
+    labelled = [sys.executable, "-m", "stillhouse", "label", str(recipe), f"run={tmp_path / 'one'}", *overrides]
+    subprocess.run(labelled, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([*command(recipe, one), *overrides], env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+    done = on_two(recipe, two, *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = sorted(path.name for path in (one / "sampling").iterdir())
+    assert measured == sorted(path.name for path in (two / "sampling").iterdir()) and len(measured) == 3
+    for name in measured:
+        ours, theirs = (np.load(run / "sampling" / name)["values"] for run in (one, two))
+        np.testing.assert_allclose(theirs, ours, rtol=0.0 if name.endswith("-00000000.npz") else 1e-3, atol=0.0)
+    weights, others = (load_file(run / "student" / "model.safetensors") for run in (one, two))
+    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 2e-4
+
+
+def test_two_processes_train_the_same_student(recipe: Path, uninterrupted: Path, tmp_path: Path):
+    """FSDP2 for student and teacher over gloo, ragged documents: equal to one process up to rounding."""
+    run = tmp_path / "two"
+    done = on_two(recipe, run)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(r / "student" / "model.safetensors") for r in (uninterrupted, run))
     assert one.keys() == two.keys()

@@ -63,6 +63,16 @@ def test_gradients_norm_and_loss_are_those_of_one_process(done):
     assert float(ours["llama 3/norm"]) > 1e-2
 
 
+def test_what_is_measured_is_what_one_process_measures(done):
+    """To the last bit before the first step: each batch is read whole, by one process or another."""
+    ours, theirs = two.difficulties(ALONE), load_file(done / "difficulties.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, expected in ours.items():
+        tolerance = 0.0 if name.startswith("before") else 1e-4
+        torch.testing.assert_close(theirs[name], expected, rtol=tolerance, atol=0.0)
+    assert float(ours["before 3 sums"].min()) > 0.1
+
+
 def test_recomputing_layers_changes_nothing():
     ours = two.all_gradients(ALONE)
     for name in [n for n in ours if n.startswith("llama recomputed/")]:

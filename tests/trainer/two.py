@@ -103,6 +103,25 @@ def all_gradients(ranks):
     return {f"{case}/{name}": t for case, values in found.items() for name, t in values.items()}
 
 
+def difficulties(ranks):
+    """What is measured of a split student under a split teacher, before any step and after one; of three batches and of one."""
+    from stillhouse.objective.measure import measure
+
+    learner, teacher, found = llama_learner(ranks), Llamas(ranks), {}
+    _prepare(learner, toy.section(), ranks)
+    reads = learner.student if ranks.world == 1 else learner
+    for moment in ("before", "after"):
+        for count in (3, 1):
+            sums, counts = measure(
+                teacher.signal, reads, ["gap", "student_loss"], iter(real_batches()[:count]), lambda _: None,
+                rank=ranks.rank, world=ranks.world, summed=distributed.sum_over_ranks,
+            )  # fmt: skip
+            found |= {f"{moment} {count} sums": torch.tensor(sums), f"{moment} {count} counts": torch.tensor(counts)}
+        assert learner.student.training
+        gradients(learner, teacher, real_batches(), ranks)
+    return found
+
+
 def run(folder, ranks, pieces=None, seed=0):
     learner = toy.Learner(seed=seed)
     progress = train(
@@ -121,6 +140,10 @@ def main(root: Path) -> None:
     found = all_gradients(ranks)
     if ranks.main:
         save_file(found, root / "gradients.safetensors")
+
+    found = difficulties(ranks)
+    if ranks.main:
+        save_file(found, root / "difficulties.safetensors")
 
     learner, progress = run(root / "whole2", ranks)
     state = distributed.full_state_dict(learner)

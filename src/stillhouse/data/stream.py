@@ -129,19 +129,8 @@ class Stream:
         """The tasks' names; one without a name where there are no tasks."""
         return self.pieces.tasks or ("",)
 
-    def bind(self, student: Any, folder: Path, *, steps: int, world: int) -> None:
-        """Say who is measured, before the first step of a sitting; arguments as those of the trainer's ``Sampled``.
-
-        Raises:
-            RunError: something is to be measured and there are several processes.
-        """
-        if world > 1 and self.asked:
-            raise fail(
-                RunError,
-                "data.sampler" if self.choices else "data.mixture",
-                f"difficulty cannot be measured while the student's weights are split over {world} processes",
-                "Train with one process, or take the samplers and the adaptive mixture out of the recipe.",
-            )
+    def bind(self, student: Any, folder: Path, *, steps: int, world: int) -> None:  # noqa: ARG002 – how many measure is theirs to know
+        """Say who is measured, before the first step of a sitting; arguments as those of the trainer's ``Sampled``."""
         self._steps, self._rounds = steps, {}
         self.measured.bind(student, folder)
 

@@ -17,7 +17,7 @@ from stillhouse.errors import RecipeError, fail
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
 from stillhouse.objective.chunks import Span, Weight, WeightedLoss, chunked
-from stillhouse.types import Batch, Loss, Output, Signal
+from stillhouse.types import Batch, Head, Loss, Output, Signal
 
 Schedule = Callable[[float], float]
 """Share of the steps taken, 0 to 1 → value."""
@@ -266,6 +266,15 @@ class Learner(nn.Module):
             sums |= {f"loss/{name}": value for name, value in zip(self.tasks, of_tasks, strict=True)}
             sums |= {f"weight/{name}": value for name, value in zip(self.tasks, weight_G.tolist(), strict=True)}
         return total, sums
+
+    @property
+    def head(self) -> Head:
+        """The student's; after ``read`` its weights are whole, also where they are split over processes."""
+        return self.student.head
+
+    def read(self, batch: Batch) -> Tensor:
+        """The student's hidden states at the positions that carry loss, [N, H]: what stands before its head."""
+        return self.student.read(batch)
 
     def _losses(self, progress: float, temperature: float | None = None) -> list[WeightedLoss]:
         """The losses on outcomes as they are at one moment, with the temperature of a task if it has one."""

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from stillhouse.errors import RunError, StillhouseError, fail
@@ -191,8 +191,8 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
 def shard(module: nn.Module, layers: Iterable[nn.Module], ranks: Ranks) -> None:
     """Split a module's parameters over the processes, in place (FSDP2): each layer on its own, the rest at the root.
 
-    The forward pass must go through ``module`` itself: calling a part of it, such as the head, would skip the gathering
-    of its weights and the reduction of its gradients.
+    The forward pass must go through ``module`` itself, or its method ``read`` if it has one: calling a part of it, such as
+    the head, would skip the gathering of its weights and the reduction of its gradients.
 
     FSDP2 averages gradients over processes. The loss here is already divided by the count of positions of *all*
     processes, so that the sum over them is the gradient: the divisor is set to 1 and the reduction to a plain sum
@@ -217,6 +217,8 @@ def shard(module: nn.Module, layers: Iterable[nn.Module], ranks: Ranks) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
+    if hasattr(module, "read"):
+        register_fsdp_forward_method(module, "read")
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

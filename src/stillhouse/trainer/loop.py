@@ -181,7 +181,10 @@ def train(
             _tell_differences(saved, machine, ranks, say)
         sampled = train_pieces if isinstance(train_pieces, Sampled) else None
         if sampled is not None:
-            sampled.bind(learner.student, folder, steps=section.steps, world=ranks.world)
+            reads: Any = (
+                learner.student if ranks.world == 1 else learner
+            )  # only the whole gathers weights that are split
+            sampled.bind(reads, folder, steps=section.steps, world=ranks.world)
         watch = Watch(tuple(getattr(learner, "tasks", ())))
         metrics = Metrics(folder / "metrics.jsonl", progress.step, ranks.main)
         for past in metrics.past:
@@ -349,7 +352,7 @@ def task_gradients(
         if _count(mine, ranks)[0] <= 0.0:
             continue
         with torch.random.fork_rng(devices=devices):
-            accumulate(learner, teacher, mine, step, ranks)
+            accumulate(learner, teacher, mine, step, ranks, spare=batches[0] if batches else None)
         norms[f"gradient_norm/{task}"] = float(gradient_norm(parameters.values()))
         for parameter in parameters.values():
             parameter.grad = None
@@ -363,8 +366,11 @@ def accumulate(
     step: int,
     ranks: Ranks,
     stop: Stop | None = None,
+    spare: Batch | None = None,
 ) -> Sums:
     """Forward and backward of all micro-batches of a step; the gradients are left on the parameters.
+
+    A process with fewer of them than others goes through the motions with the spare one, which then counts nothing.
 
     Raises:
         RunError: no position carries loss.
@@ -380,7 +386,7 @@ def accumulate(
         )
     sums = Sums(weight=weight, stop=float(stop is not None and stop.asked))
     for batch in _as_many(batches, most):
-        loss, parts = _forward(learner, teacher, batch, weight, step, ranks)
+        loss, parts = _forward(learner, teacher, batch, weight, step, ranks, spare)
         if loss.requires_grad or ranks.world > 1:
             loss.backward()  # type: ignore[no-untyped-call]
         sums.add(float(loss.detach()), parts, 0 if batch is None else len(batch.labels_N))
@@ -390,16 +396,25 @@ def accumulate(
 def _as_many(batches: Sequence[Batch], most: int) -> list[Batch | None]:
     """The batches, and None up to so many.
 
-    Gathering and reducing weights takes all processes: one with less to do goes through the motions with nothing.
+    Gathering and reducing weights takes all processes: one with less to do goes through the motions.
     """
     return [*batches, *[None] * (most - len(batches))]
 
 
 def _forward(
-    learner: nn.Module, teacher: Teacher | None, batch: Batch | None, denominator: float, step: int, ranks: Ranks
+    learner: nn.Module,
+    teacher: Teacher | None,
+    batch: Batch | None,
+    denominator: float,
+    step: int,
+    ranks: Ranks,
+    spare: Batch | None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch and its terms; both nothing where there is no batch, but the same modules are called."""
-    given = (batch or _nothing()).to(ranks.device)
+    """The loss of a batch and its terms; both nothing where there is no batch, but the same modules are called.
+
+    They are called with the spare one, if there is one: a teacher of stored signals has none of a text that is nowhere.
+    """
+    given = (batch or spare or _nothing()).to(ranks.device)
     want: frozenset[str] = getattr(learner, "want", frozenset())
     signal = teacher.signal(given, want=want) if teacher is not None else None
     loss, parts = learner(given, signal, denominator, step)
@@ -445,7 +460,7 @@ def validate(
     learner.eval()
     sums = Sums(weight=weight)
     for batch in _as_many(batches, most):
-        loss, parts = _forward(learner, teacher, batch, weight, step, ranks)
+        loss, parts = _forward(learner, teacher, batch, weight, step, ranks, every[0])
         sums.add(float(loss), parts, 0 if batch is None else len(batch.labels_N))
     learner.train()
     values = sums.gathered().means()
