@@ -60,7 +60,7 @@ def corpora(teacher: Teacher, given: argparse.Namespace) -> dict[str, data.Corpu
     if not asked.is_file() or asked.read_text(encoding="utf-8") != content:
         asked.write_text(content, encoding="utf-8")
     form = {"name": "prompt_response", "template": "chat"}
-    prompts = {"name": "files", "path": str(asked), "template": "{question}"}
+    prompts = {"name": "files", "path": str(asked), "template": "{{ question }}"}
     sources: dict[str, Any] = {
         "real": {"name": "jsonl", "path": str(asked), "format": {**form, "prompt": "question", "response": "answer"}},
         "written": {"name": "written", "prompts": prompts, "new_tokens": 160, "together": 32, "format": form},

@@ -103,7 +103,9 @@ def test_errors_of_chat(tokenizer: Any) -> None:
 
 def test_prompt_and_response(tokenizer: Any) -> None:
     record = {"q": "Who jumps? {response}", "a": "the fox {prompt}"}
-    rendered = prompt_response(record, tokenizer, prompt="q", response="a", template="Q: {prompt}\nA:{response} .")
+    rendered = prompt_response(
+        record, tokenizer, prompt="q", response="a", template="Q: {{ prompt }}\nA:{{response}} ."
+    )
     assert rendered.text == "Q: Who jumps? {response}\nA:the fox {prompt} ."
     assert rendered.whole and not rendered.special
     assert said(rendered, tokenizer) == "the fox {prompt} .<|im_end|>"
@@ -118,7 +120,9 @@ def test_special_tokens_in_answers_are_data_unless_the_template_has_some(tokeniz
     (example,) = tokenise([prompt_response(record, tokenizer)], tokenizer, tokenizer.eos_token_id)
     assert example.labels.tolist().count(tokenizer.eos_token_id) == 1
     marked = prompt_response(
-        {"prompt": "p", "response": "r"}, tokenizer, template="<|im_start|>{prompt}<|im_end|>{response}<|im_end|>"
+        {"prompt": "p", "response": "r"},
+        tokenizer,
+        template="<|im_start|>{{ prompt }}<|im_end|>{{ response }}<|im_end|>",
     )
     assert marked.special
     assert said(marked, tokenizer) == "r<|im_end|>"
@@ -134,7 +138,18 @@ def test_an_empty_answer_teaches_nothing(tokenizer: Any) -> None:
     assert said(prompt_response({"prompt": "p", "response": " "}, tokenizer), tokenizer) == ""
 
 
-@pytest.mark.parametrize("template", ["{prompt}", "{response}{prompt}", "{prompt}{prompt}{response}", "chats"])
+@pytest.mark.parametrize(
+    "template", ["{{ prompt }}", "{{ response }}{{ prompt }}", "{{ prompt }}{{prompt}}{{ response }}", "chats"]
+)
 def test_a_bad_template_is_refused(tokenizer: Any, template: str) -> None:
-    with pytest.raises(DataError, match=r"template: .* is to have \{prompt\} once and \{response\} once"):
+    with pytest.raises(DataError, match=r"template: .* is to have \{\{ prompt \}\} once and \{\{ response \}\} once"):
         prompt_response({"prompt": "p", "response": "r"}, tokenizer, template=template)
+
+
+def test_single_braces_are_told_apart_from_jinjas(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"write \{\{ prompt \}\}"):
+        prompt_response({"prompt": "p", "response": "r"}, tokenizer, template="{prompt}\n{response}")
+    braces = prompt_response(
+        {"prompt": "p", "response": "r"}, tokenizer, template="{x}{{ prompt }}{prompt}{{ response }}"
+    )
+    assert braces.text == "{x}p{prompt}r"

@@ -33,18 +33,24 @@ def test_lines_and_objects(write: Write):
     assert [(p.text, p.about["file"], p.about["line"]) for p in files(path=folder)] == [
         ("Why {x}?", "a.txt", 2), ("How?", "a.txt", 4), ("What?", "b.jsonl", 1), ("# Who?", "b.jsonl", 3),
     ]  # fmt: skip
-    assert [p.text for p in files(path=f"{folder}/b.jsonl", template="{n}: {prompt}")] == ["3: What?", "4: # Who?"]
+    assert [p.text for p in files(path=f"{folder}/b.jsonl", template="{{ n }}: {{ prompt }}")] == [
+        "3: What?",
+        "4: # Who?",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "template", "says"),
     [
-        ("a.txt", "# only this\n", "{prompt}", "holds no prompt"),
-        ("a.txt", "", "{prompt}", "holds no prompt"),
-        ("a.jsonl", "{not json}\n", "{prompt}", "line 1: is not JSON"),
-        ("a.jsonl", '{"prompt": "x"}\n[1]\n', "{prompt}", "line 2: holds a list"),
-        ("a.jsonl", '{"instruction": "x"}\n', "{instruktion}", "Did you mean 'instruction'"),
-        ("a.jsonl", '{"prompt": null}\n', "{prompt}", "not text"),
+        ("a.txt", "# only this\n", "{{ prompt }}", "holds no prompt"),
+        ("a.txt", "", "{{ prompt }}", "holds no prompt"),
+        ("a.jsonl", "{not json}\n", "{{ prompt }}", "line 1: is not JSON"),
+        ("a.jsonl", '{"prompt": "x"}\n[1]\n', "{{ prompt }}", "line 2: holds a list"),
+        ("a.jsonl", '{"instruction": "x"}\n', "{{ instruktion }}", "Did you mean 'instruction'"),
+        ("a.jsonl", '{"prompt": null}\n', "{{ prompt }}", "no text"),
+        ("a.jsonl", '{"prompt": ["x"]}\n', "{{ prompt }}", "no text"),
+        ("a.jsonl", '{"prompt": "x"}\n', "Say {prompt}", r"Jinja's: write \{\{ prompt \}\}"),
+        ("a.txt", "x\n", "{{ prompt", "unexpected end"),
     ],
 )
 def test_files_that_are_none(write: Write, name: str, content: str, template: str, says: str):
@@ -55,21 +61,22 @@ def test_files_that_are_none(write: Write, name: str, content: str, template: st
 def test_a_grid_holds_each_combination_once(write: Write):
     topics = write("topics.txt", "rain\nbread\nstars\n")
     axes: dict[str, Any] = {"style": ["a letter", "a poem"], "topic": topics}
-    found = list(grid(axes=axes, template="Write {style} about {topic}."))
+    found = list(grid(axes=axes, template="Write {{ style }} about {{ topic }}."))
     assert sorted(p.text for p in found) == sorted(
         f"Write {s} about {t}." for s in axes["style"] for t in ("rain", "bread", "stars")
     )
     assert all(p.text == f"Write {p.about['style']} about {p.about['topic']}." for p in found)
-    few = list(grid(axes=axes, template="Write {style} about {topic}.", count=2, seed=1))
-    assert few == list(grid(axes=axes, template="Write {style} about {topic}.", seed=1))[:2]
+    few = list(grid(axes=axes, template="Write {{ style }} about {{ topic }}.", count=2, seed=1))
+    assert few == list(grid(axes=axes, template="Write {{ style }} about {{ topic }}.", seed=1))[:2]
 
 
 @pytest.mark.parametrize(
     ("axes", "template", "says"),
     [
-        ({"topic": ["rain"], "style": ["a poem"]}, "Write about {topic}.", "does not name {style}"),
-        ({"topic": ["rain"]}, "Write {style} about {topic}.", "no field 'style'"),
-        ({"topic": []}, "Write about {topic}.", "is empty"),
+        ({"topic": ["rain"], "style": ["a poem"]}, "Write about {{ topic }}.", r"does not name \{\{ style"),
+        ({"topic": ["rain"]}, "Write {{ style }} about {{ topic }}.", "'style' is undefined"),
+        ({"topic": []}, "Write about {{ topic }}.", "is empty"),
+        ({"topic": ["rain"]}, "Write about {topic}.", "single braces"),
     ],
 )
 def test_a_grid_whose_template_does_not_fit(axes: dict[str, Any], template: str, says: str):

@@ -43,6 +43,10 @@ def test_through_the_chat_template_the_assistants_turn_carries_loss(tokenizer):
         ("{{ question | nofilter }}", ["nofilter"]),
         ("{{ 1 / label }}", ["division by zero"]),
         ("{{ question.__class__.__mro__ }}", ["unsafe"]),
+        ("{question}: {x}", ["single braces", "write {{ question }}"]),
+        ("{{ choices }}", ["['me', 'you']", "no text or number"]),
+        ("{{ none }}", ["no text or number"]),
+        ("{{ chioces }}", ["Did you mean 'choices'"]),
     ],
 )
 def test_what_cannot_be_filled_in_is_told_with_the_fields_there_are(tokenizer, prompt, words):

@@ -286,7 +286,8 @@ def problems(**options: Any) -> list[Problem]:
 def test_all_mistakes_are_told_at_once_before_anything_is_loaded(prompts: str, tmp_path: Path):
     assert not problems(prompts=prompts)
     assert not problems(
-        prompts={"name": "grid", "axes": {"a": ["b"]}, "template": "{a}"}, temperature={"name": "constant", "value": 1}
+        prompts={"name": "grid", "axes": {"a": ["b"]}, "template": "{{ a }}"},
+        temperature={"name": "constant", "value": 1},
     )
     several = problems(prompts="none.txt", select={"name": "verifyed"}, temperature={"name": "linear", "start": 1})
     assert [p.where for p in several] == [
@@ -294,7 +295,7 @@ def test_all_mistakes_are_told_at_once_before_anything_is_loaded(prompts: str, t
     ]  # fmt: skip
     (wrong,) = problems(prompts=prompts, top_p=1.5, select="likelihood")
     assert wrong.where.startswith("data.sources.0.top_p")
-    (field,) = problems(prompts={"name": "grid", "axes": {"topic": ["b"]}, "template": "Write {topik}."})
+    (field,) = problems(prompts={"name": "grid", "axes": {"topic": ["b"]}, "template": "Write {{ topik }}."})
     assert field.where.startswith("data.sources.0.prompts")
     (source,) = problems(
         prompts={"name": "prefixes", "source": {"name": "text", "path": str(tmp_path / "no" / "*.txt")}}

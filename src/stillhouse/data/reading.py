@@ -7,12 +7,12 @@ import glob
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from stillhouse.data.templates import filled
 from stillhouse.errors import DataError, did_you_mean, fail
 
 Record = dict[str, Any]
@@ -153,7 +153,7 @@ def lines(path: str, template: str, field: str) -> Iterator[tuple[Path, int, str
     Args:
         path: a file, a folder (its .txt and .jsonl files at any depth) or a glob. Of a text file, empty lines and those that
             begin with # are left out.
-        template: how a text is made of an object's fields: "{instruction} {input}".
+        template: how a text is made of an object's fields: "{{ instruction }} {{ input }}".
         field: what the template calls a line of a text file.
 
     Yields:
@@ -186,21 +186,3 @@ def lines(path: str, template: str, field: str) -> Iterator[tuple[Path, int, str
 
 LINES = (".txt", ".jsonl")
 """Endings of files that are read line by line."""
-
-
-def filled(template: str, fields: Mapping[str, Any], where: str) -> str:
-    """A template with the fields that it names in braces.
-
-    Raises:
-        DataError: it names one that is not there, or that holds no text or number.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in fields:
-            raise fail(DataError, where, f"has no field '{name}', which the template names", did_you_mean(name, fields))
-        if not isinstance(fields[name], str | int | float):
-            raise fail(DataError, where, f"field '{name}' holds {str(fields[name])[:60]!r}, not text")
-        return str(fields[name])
-
-    return re.sub(r"\{(\w+)\}", value, template)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from stillhouse.data.dialogue import converses, dialogue
 from stillhouse.data.render import Rendered, value_of
+from stillhouse.data.templates import refuse_single_braces
 from stillhouse.errors import DataError, fail
 
 
@@ -19,7 +21,7 @@ def prompt_response(
     prompt: str = "prompt",
     response: str = "response",
     loss: Literal["response", "all"] = "response",
-    template: str = "{prompt}\n{response}",
+    template: str = "{{ prompt }}\n{{ response }}",
 ) -> Rendered:
     """A prompt and its answer: the answer and the end token carry loss. Never cut into pieces.
 
@@ -29,7 +31,7 @@ def prompt_response(
         prompt: the field of the prompt.
         response: the field of the answer.
         loss: on the answer (and what the template writes after it), or on all of the text.
-        template: how they become one text: ``{prompt}`` once, then ``{response}`` once; or the word ``chat`` for the
+        template: how they become one text: ``{{ prompt }}`` once, then ``{{ response }}`` once; or the word ``chat`` for the
             tokenizer's chat template with a turn of the user and a turn of the assistant. If a special token such as
             ``<|user|>`` is written in it, special tokens in the text are read as such and the tokenizer adds none.
 
@@ -54,13 +56,13 @@ def prompt_response(
 
 
 def _parts(template: str) -> tuple[str, str, str]:
-    head, found_prompt, rest = template.partition("{prompt}")
-    middle, found_response, tail = rest.partition("{response}")
-    if not found_prompt or not found_response or template.count("{prompt}") + template.count("{response}") != 2:
+    head, *places = re.split(r"\{\{\s*(prompt|response)\s*\}\}", template)
+    if places[::2] != ["prompt", "response"]:
+        refuse_single_braces(template, ("prompt", "response"), "")
         raise fail(
             DataError,
             "template",
-            f"{template!r} is to have {{prompt}} once and {{response}} once after it",
-            r'For example "Question: {prompt}\nAnswer: {response}", or chat.',
+            f"{template!r} is to have {{{{ prompt }}}} once and {{{{ response }}}} once after it",
+            r'For example "Question: {{ prompt }}\nAnswer: {{ response }}", or chat.',
         )
-    return head, middle, tail
+    return head, places[1], places[3]

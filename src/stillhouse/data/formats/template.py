@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
-
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stillhouse.data.dialogue import dialogue
 from stillhouse.data.render import Rendered
-from stillhouse.errors import DataError, fail
+from stillhouse.data.templates import filled, names
 
 
 def template(record: Mapping[str, Any], tokenizer: Any, *, prompt: str, response: str, chat: bool = False) -> Rendered:
@@ -31,40 +27,13 @@ def template(record: Mapping[str, Any], tokenizer: Any, *, prompt: str, response
     Raises:
         DataError: a template is no template, names a field that the record has not, or cannot be filled in.
     """
-    question, answer = _filled(prompt, record, "prompt"), _filled(response, record, "response")
+    question, answer = filled(prompt, record, "", "prompt"), filled(response, record, "", "response")
     if chat:
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         rendered = dialogue(messages, tokenizer)
     else:
         text = question + answer
         rendered = Rendered(text, [(len(question), len(text))], whole=True)
-    named = sorted((_named(prompt) | _named(response)) & {name for name in record if isinstance(name, str)})
+    named = sorted((names(prompt) | names(response)) & {name for name in record if isinstance(name, str)})
     spans = rendered.loss_spans if answer.strip() else []
     return replace(rendered, loss_spans=spans, own="\n".join(str(record[name]) for name in named))
-
-
-def _filled(text: str, record: Mapping[str, Any], option: str) -> str:
-    present = ", ".join(map(str, record)) or "none"
-    try:
-        return _compiled(text).render(record)
-    except UndefinedError as error:
-        what = f"lacks what the template asks for: {error.message}"
-        way_out = f"The record has the fields {present}. Mend the format's option '{option}', or give this source one of its own."
-        raise fail(DataError, "", what, way_out) from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        what = f"cannot be put into the template of '{option}': {error}"
-        raise fail(DataError, "", what, f"The record has the fields {present}. Templates are Jinja's.") from None
-
-
-_JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-
-@cache
-def _compiled(text: str) -> Template:
-    return _JINJA.from_string(text)
-
-
-@cache
-def _named(text: str) -> frozenset[str]:
-    """The fields that a template names."""
-    return frozenset(meta.find_undeclared_variables(_JINJA.parse(text)))

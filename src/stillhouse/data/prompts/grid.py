@@ -6,8 +6,9 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from stillhouse.data.reading import filled, lines, matching, reads
+from stillhouse.data.reading import lines, matching, reads
 from stillhouse.data.synthesis import Prompt
+from stillhouse.data.templates import filled, names, refuse_single_braces
 from stillhouse.errors import DataError, fail
 
 _ENDINGS = (".txt",)
@@ -25,7 +26,7 @@ def grid(
 
     Args:
         axes: name → what there is of it: a list, or a text file with one a line, as ``{topic: topics.txt, style: [a letter]}``.
-        template: the prompt, with each name once or more, as "Write {style} about {topic}.".
+        template: the prompt, with each name once or more, as "Write {{ style }} about {{ topic }}.".
         count: only so many of the combinations.
         seed: of the order.
 
@@ -33,11 +34,13 @@ def grid(
         DataError: an axis is empty, the template lacks one, or names what is none.
     """
     values = {name: _listed(axis, name) if isinstance(axis, str) else axis for name, axis in axes.items()}
+    refuse_single_braces(template, values, "template")
     for name, axis in values.items():
         if not axis:
             raise fail(DataError, f"axes.{name}", "is empty")
-        if f"{{{name}}}" not in template:
-            raise fail(DataError, "template", f"does not name {{{name}}}", f"Write {{{name}}} where it belongs.")
+        if name not in names(template):
+            what = f"does not name {{{{ {name} }}}}"
+            raise fail(DataError, "template", what, f"Write {{{{ {name} }}}} where it belongs.")
     combinations = list(itertools.product(*values.values()))
     random.Random(seed).shuffle(combinations)
     for combination in combinations[:count]:
@@ -46,4 +49,4 @@ def grid(
 
 
 def _listed(path: str, name: str) -> list[str]:
-    return [text for _, _, text in lines(path, f"{{{name}}}", name)]
+    return [text for _, _, text in lines(path, f"{{{{ {name} }}}}", name)]

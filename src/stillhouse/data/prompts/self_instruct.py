@@ -22,7 +22,7 @@ def self_instruct(
     *,
     path: str,
     count: int,
-    template: str = "{instruction}",
+    template: str = "{{ instruction }}",
     shots: int = 8,
     own: int = 2,
     similar: float = 0.7,
