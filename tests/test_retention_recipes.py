@@ -38,7 +38,7 @@ def test_a_recipe_is_read_and_never_learns_from_a_test_file(name: str):
     recipe = load(recipes.FOLDER / f"{name}.yaml")
     learned = {source.options["path"] for source in recipe.data.sources}
     tested = {source.options["path"] for source in (*recipe.data.test_sources, *recipe.data.validation_sources)}
-    assert tested and not learned & tested
+    assert (tested or name.partition("-")[0] in recipes.TEXTS) and not learned & tested
     assert recipe.name == name
 
 

