@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from typing import Any
@@ -214,12 +215,28 @@ def test_nearest_shares_words_with_what_was_lost():
     assert nearest(["zebra"], texts, 3) == []
 
 
+def three_kinds() -> list[str]:
+    """Thirty texts of common words alone, thirty with a word that ten of them have, thirty with a word of their own."""
+    orders = [" ".join(order) for order in itertools.islice(itertools.permutations(["oak", "cask", "mash", "still", "water"]), 90)]  # fmt: skip
+    return [text + ("" if n < 30 else f" middling{n % 3}" if n < 60 else f" own{n}") for n, text in enumerate(orders)]
+
+
 def test_tags_are_columns_class_length_and_rarity():
-    texts = [f"common words here again{n % 3}" for n in range(60)] + ["entirely unheard vocabulary"]
-    tag = Tagger(("domain", "class", "length", "rarity", "flag"), texts)
+    tag = Tagger(("domain", "class", "length", "rarity", "flag"), three_kinds())
     source = Source.model_validate({"name": "jsonl", "path": "x", "format": {"name": "labelled", "classes": ["no", "yes"]}})  # fmt: skip
     found = tag({"domain": "travel", "flag": True}, Rendered("common words here again1", label=1), source)
     assert found == {"domain": "travel", "flag": "True", "class": "yes", "length": "1–4 words", "rarity": found["rarity"]}  # fmt: skip
     rare = tag({"domain": None}, Rendered("xylophone quagmire", label=None), source)
     assert rare == {"length": "1–4 words", "rarity": "rare words"}
     assert tag({}, Rendered("a b c d e f g h i", label=0), source)["length"] == "9–16 words"
+
+
+def test_rarity_counts_the_other_texts_alone():
+    """A text that was not counted may hold a rare word more often than all those that were."""
+    tag = Tagger(("rarity",), three_kinds())
+    source = Source.model_validate({"name": "jsonl", "path": "x"})
+    found = [tag({}, Rendered(text), source)["rarity"] for text in three_kinds()]
+    assert found == ["common words"] * 30 + ["middling words"] * 30 + ["rare words"] * 30
+    assert tag({}, Rendered("own61 " * 10), source) == {"rarity": "rare words"}
+    assert tag({}, Rendered("once once once"), source) == {"rarity": "rare words"}
+    assert tag({}, Rendered("oak oak cask"), source) == {"rarity": "common words"}

@@ -61,8 +61,9 @@ class Tagger:
         self.names = tuple(names)
         self._counts: Counter[str] = Counter()
         self._edges: tuple[float, ...] = ()
+        self._counted = frozenset(texts)
         if "rarity" in names:
-            spoken = [words(text) for text in texts]
+            spoken = [words(text) for text in self._counted]
             self._counts.update(word for said in spoken for word in said)
             rare = [self._nats(said, own=True) for said in spoken if said]
             self._edges = tuple(float(x) for x in np.quantile(rare, [1 / 3, 2 / 3])) if rare else ()
@@ -92,8 +93,7 @@ class Tagger:
         said = words(text)
         if not said or not self._edges:
             return None
-        own = all(self._counts[word] for word in said)
-        nats = self._nats(said, own=own)
+        nats = self._nats(said, own=text in self._counted)
         return ("common words", "middling words", "rare words")[sum(nats > edge for edge in self._edges)]
 
     def _nats(self, said: Sequence[str], *, own: bool) -> float:

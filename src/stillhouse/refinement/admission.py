@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -105,10 +104,3 @@ def _sections(settings: recipe.Recipe, refine: recipe.Refine) -> list[Problem]:
             what = "has other classes than the data, or only one of the two has any"
             problems.append(Problem(f"{where}.format", what, "Give it the same classes; label: null if none is known."))
     return problems
-
-
-def pool_of(settings: recipe.Recipe, tokenizer: Any, tag: Tagger) -> list[Any]:
-    """Rows of ``refine.pool``."""
-    refine = settings.refine or recipe.Refine()
-    section: recipe.Data = settings.data.model_copy(update={"sources": refine.pool})
-    return list(rows(section, tokenizer, tag)) if refine.pool else []
