@@ -352,7 +352,7 @@ def test_no_json_value_breaks_a_chart(html: ModuleType) -> None:
 
 def scattered(points: list[tuple[float, float]], front: list[tuple[float, float]] = []) -> dict[str, Any]:  # noqa: B006
     series = [
-        {"name": f"thing {i}", "points": [{"x": x, "y": y, "low": y - 2, "high": y + 2}]}
+        {"name": f"{i} thing", "points": [{"x": x, "y": y, "low": y - 2, "high": y + 2}]}
         for i, (x, y) in enumerate(points)
     ]
     border = [{"name": "front", "points": [{"x": x, "y": y} for x, y in front]}] if front else []
@@ -376,8 +376,8 @@ def test_a_wide_range_of_costs_is_drawn_by_its_logarithm(width: int, html: Modul
 def test_each_thing_of_a_scatter_has_a_number_and_its_name_in_the_key(html: ModuleType) -> None:
     svg = html.parse(str(charts.scatter(parsed(scattered([(1, 50), (1, 50), (9, 70)], [(1, 50), (9, 70)])), "i")))
     texts = [n.text for n in svg.all("text")]
-    assert all(str(i) in texts and f"{i} thing {i - 1}" in [" ".join(t.split()) for t in texts] for i in (1, 2, 3))
+    assert all(str(i) in texts and f"{i} thing" in texts for i in (0, 1, 2))
     heights = sorted(
-        float(n.attributes["y"]) for n in svg.all("text") if n.text in ("1", "2") and n.attributes["class"] == "t name"
+        float(n.attributes["y"]) for n in svg.all("text") if n.text in ("0", "1") and n.attributes["class"] == "t name"
     )
     assert heights[1] - heights[0] >= 12  # two in one place: their numbers do not cover each other

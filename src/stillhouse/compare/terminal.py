@@ -59,7 +59,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _milliseconds(found: Quantile | None) -> str:
-    return NOTHING if found is None else f"{1e3 * found.value:.3g}"
+    return NOTHING if found is None else number(1e3 * found.value)
 
 
 def missing(found: Comparison) -> list[str]:

@@ -10,10 +10,12 @@ from markupsafe import Markup
 from stillhouse.report.charts.axes import Axis, domain_of, rounded
 from stillhouse.report.charts.ink import fit, legend_of, marker, nothing, rule, svg, tag, words
 from stillhouse.report.charts.parts import WIDE, Chart, dash_of
+from stillhouse.report.words import one_line
 
 
 def scatter(chart: Chart, ident: str, width: float = WIDE) -> Markup:
-    """Things by two numbers: each series of one point is a numbered marker with its interval, named in the key below.
+    """Things by two numbers: each series of one point is a marker with its interval; the first word of its name, a number say, stands
+    beside it, and the whole in the key below.
 
     A series of more points is a border in steps, as a Pareto front has it: level to the next point, then up to it. The
     horizontal axis is logarithmic where the largest value is more than three times the smallest.
@@ -54,7 +56,7 @@ def scatter(chart: Chart, ident: str, width: float = WIDE) -> Markup:
             drawn = tag("path", {"d": path, "class": "curve", "stroke_dasharray": dash_of(series)})
             parts.append(tag("g", {"class": f"r-{series.role}"}, drawn))
     taken: list[tuple[float, float]] = []
-    for count, (series, p) in enumerate(things, 1):
+    for series, p in things:
         x, y = x_axis(place(p.x)), y_axis(p.y or 0.0)
         shape = []
         if p.low is not None and p.high is not None:
@@ -65,8 +67,8 @@ def scatter(chart: Chart, ident: str, width: float = WIDE) -> Markup:
         while any(abs(x - other) < 16 and abs(at - beside) < 13 for other, beside in taken):
             at -= 13
         taken.append((x, at))
-        parts.append(words(x + 7, at, str(count), kind="t name"))
-    items = [(s.role, "0 99", f"{n}  {s.name}") for n, (s, _) in enumerate(things, 1)]
+        parts.append(words(x + 7, at, one_line("".join(series.name.split()[:1]), 4), kind="t name"))
+    items = [(s.role, "0 99", s.name) for s, _ in things]
     legend, height = legend_of(items, 6.0, width - 12, bottom + 46)
     return svg(chart, ident, width, bottom + 46 + height, [*parts, legend])
 
