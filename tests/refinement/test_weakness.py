@@ -138,6 +138,14 @@ def test_too_few_texts_show_nothing_and_the_round_is_not_let_through():
     assert not all(k.held for k in found)
 
 
+@pytest.mark.parametrize(("each", "held"), [(20, False), (400, True)])
+def test_that_nothing_changed_in_few_texts_shows_little(each: int, held: bool):
+    """Of 20 texts without a change, one in seven of all others may still be lost; of 400, fewer than one in a hundred."""
+    items, tags = world({"a": 0.1}, each)
+    found = guard(tables(items, tags), tables(items, tags), ((), ()), [], [], 0.02)
+    assert [k.held for k in found] == [held]
+
+
 def test_rounds_judged_by_what_they_looked_at_deceive_and_the_seal_does_not():
     """Six students that all keep exactly what is asked for; the best-looking is taken, as a loop takes it.
 

@@ -113,7 +113,10 @@ def changes(before: Items, after: Items) -> tuple[FloatArray, FloatArray]:
 
 def _whole(name: str, changed_N: FloatArray, size_N: FloatArray, cluster_N: np.ndarray, margin: float) -> Kept:
     change = statistics.ratio(changed_N, size_N, cluster_N)
-    return Kept(name, change, change.bounds(0.90)[0] > -margin)
+    low = change.bounds(0.90)[0]
+    if change.se == 0.0:  # no text changed: what share of others might is bounded by their number (the rule of three)
+        low = change.value - (1.0 - 0.05 ** (1.0 / change.clusters))
+    return Kept(name, change, low > -margin)
 
 
 def _slices(

@@ -129,6 +129,10 @@ def _router(advice: Mapping[str, Any]) -> str:
     right, theirs = finite(advice.get("right_where_served")), finite(advice.get("teacher_right"))
     if right is not None and theirs is not None:
         words_of += f" It is right on {100 * right:.1f} % of those, the teacher on {100 * theirs:.1f} % of all."
+    both = [finite(x) for x in advice.get("both_minus_teacher") or []]
+    if len(both) == 3 and all(x is not None for x in both):
+        value, low, high = (100 * (x or 0.0) for x in both)
+        words_of += f" Both together are right on [{low:+.1f}, {high:+.1f}] {value:+.1f} points of the texts against the teacher alone."
     if saved is not None and saved > 0:
         words_of += (
             f" That saves about {100 * saved:.0f} % of what the teacher alone would cost, if cost goes with parameters."
