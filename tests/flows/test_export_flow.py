@@ -54,7 +54,7 @@ def test_a_gguf_file_stands_in_the_run_and_on_its_page(tmp_path: Path):
     assert parts is not None and 0 < parts["head"] + parts["matrices"] < parts["all"]
     told = io.StringIO()
     show(found, Console(file=told, width=200))
-    assert "Energy estimated: 10 W assumed" in told.getvalue() and "Distilling took" in told.getvalue()
+    assert "Energy: estimated: 10 W assumed" in told.getvalue() and "Distilling took" in told.getvalue()
     assert found.spent > 0 and {each.name for each in found.paybacks} == {m.name for m in found.models[1:]}
     assert found.energy["student"]["joules"] == pytest.approx(10 * sum(found.models[1].steps) / 12)
     assert json.loads((run / "profile.json").read_text(encoding="utf-8"))["blocks"] == 2

@@ -76,7 +76,7 @@ def _energy(found: Profile, console: Console) -> None:
             table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else NOTHING for value in values))
         console.print(table)
     for source in sources:
-        console.print(f"Energy {source}.", highlight=False, markup=False)
+        console.print(f"Energy: {source}.", highlight=False, markup=False)
 
 
 def _rates(found: Profile, console: Console) -> None:
