@@ -208,10 +208,6 @@ class Model(nn.Module):
             merge(self.network)
             self.adapter = None
 
-    def strip(self) -> None:
-        """Multiply with inputs as they come, in place, for those who round them themselves; weights and grids stay."""
-        quantize.strip(self)
-
     def set_compute_dtype(self, dtype: torch.dtype) -> None:
         """Run the trunk's arithmetic in this type; weights, head and loss stay float32."""
         self.compute_dtype = dtype

@@ -32,7 +32,8 @@ _AGAIN = "Delete it if the weights were trained further since; else fetch the fo
 class Grid:
     """A matrix of integers with a scale for each group of neighbours in a row: the weight is integer · scale.
 
-    There is no zero point: the integer 0 is the weight 0. All scales are representable in float16, in which GGUF keeps them.
+    There is no zero point: the integer 0 is the weight 0. All scales are numbers of float16, in which GGUF keeps them, and those of 4
+    bits of bfloat16, in which XNNPACK does.
 
     Args:
         values: [out, in], int8, each from −2^(bits−1) to 2^(bits−1) − 1.

@@ -3,7 +3,7 @@
 While it is trained, every chosen matrix W is seen rounded (fake quantisation), and the gradient goes to W itself as if it had
 not been rounded (straight-through, Bengio et al. 2013, arXiv:1308.3432, §2)::
 
-    scale_g = max |W_g| / (2^bits − 1) · 2      of each group g of neighbours in a row, as float16
+    scale_g = 2 max |W_g| / (2^bits − 1)      of each group g of neighbours in a row, as bfloat16 or float16
     W'      = clip(round(W / scale_g), −2^(bits−1), 2^(bits−1) − 1) · scale_g
 
 and, where activations are 8 bits, each token's input likewise between its least and largest number (Jacob et al. 2018,
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from stillhouse.models import Model
 
 _BITS = {"int4": 4, "int8": 8}
+_SCALES = {4: torch.bfloat16, 8: torch.float16}
+"""What scales are rounded to: GGUF keeps them in float16, XNNPACK those of 4 bits in bfloat16. From the least scale on, what
+bfloat16 holds float16 holds too."""
 _LEAST_SCALE = 2.0**-15
-"""Its inverse is the largest power of two that float16 holds, and torchao multiplies with inverses."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,7 @@ def attach(model: Model, section: Quantize) -> None:
             torch.int8 if matrix.bits == 8 else torch.int4,  # type: ignore[attr-defined]
             group_size=matrix.group,
             is_symmetric=True,
-            scale_precision=torch.float16,
-            eps=_LEAST_SCALE,
+            is_dynamic=False,  # scales are given to it
         )
         for name in matrix.layers:
             layers[name] = _replaced(model, name, weights, inputs=section.activations == "int8")
@@ -312,6 +313,8 @@ def _replaced(model: Model, name: str, weights: Any, *, inputs: bool) -> nn.Modu
             tokens = torchao.IntxFakeQuantizeConfig(torch.int8, "per_token", is_symmetric=False) if inputs else None
             new = torchao.FakeQuantizedLinear.from_linear(old, tokens, weights)
     new.weight = old.weight
+    if weights is not None:
+        new.weight_fake_quantizer = torchao.Weights(weights)
     new.train(old.training)
     model.network.set_submodule(name, new)
     return new  # type: ignore[no-any-return]
@@ -320,7 +323,24 @@ def _replaced(model: Model, name: str, weights: Any, *, inputs: bool) -> nn.Modu
 @cache
 def _torchao() -> SimpleNamespace:
     """What is used of torchao."""
-    from torchao.quantization.qat import FakeQuantizedEmbedding, FakeQuantizedLinear, IntxFakeQuantizeConfig
+    from torchao.quantization.qat import (
+        FakeQuantizedEmbedding,
+        FakeQuantizedLinear,
+        IntxFakeQuantizeConfig,
+        IntxFakeQuantizer,
+    )
+    from torchao.quantization.utils import get_group_qparams_symmetric
+
+    class Weights(IntxFakeQuantizer):  # type: ignore[misc]
+        """torchao's, with scales that formats of few bits hold exactly; torchao would divide by them in their own precision."""
+
+        def forward(self, weight: Tensor) -> Tensor:
+            if self.enabled:
+                bits = 8 if self.config.dtype == torch.int8 else 4
+                scale, zero = get_group_qparams_symmetric(weight, bits, self.config.group_size, eps=_LEAST_SCALE)
+                self.scale, self.zero_point = scale.to(_SCALES[bits]).float(), zero.int()
+            rounded: Tensor = super().forward(weight)
+            return rounded
 
     class Embedding(FakeQuantizedEmbedding):  # type: ignore[misc]
         """torchao's, but of a table of all words it rounds only the rows that are looked up: no group is in two rows."""
@@ -334,4 +354,5 @@ def _torchao() -> SimpleNamespace:
         IntxFakeQuantizeConfig=IntxFakeQuantizeConfig,
         FakeQuantizedLinear=FakeQuantizedLinear,
         Embedding=Embedding,
+        Weights=Weights,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,8 +126,7 @@ def gguf(student: Model, folder: Path, *, precision: Precision = "q8_0", pre: st
     writer = GGUFWriter(path, _name(arch))
     _describe(writer, student, precision)
     add_tokenizer(writer, student, pre_tokenizer(student.tokenizer, pre))
-    rounded = copy.deepcopy(student)
-    rounded.strip()  # llama.cpp rounds inputs in its own way
+    rounded = student.in_floats()  # llama.cpp rounds inputs in its own way
     written = _add_weights(writer, rounded, arch, precision)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

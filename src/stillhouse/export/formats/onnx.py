@@ -96,8 +96,7 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
     if problem is not None:
         raise ModelError(problem)
     path = folder / "model.onnx"
-    plain = copy.deepcopy(student).eval()
-    plain.strip()  # inputs are rounded by ONNX Runtime, if at all
+    plain = student.in_floats()  # inputs are rounded by ONNX Runtime, if at all
     untied = copy.deepcopy(plain)
     on_grids = bool(student.grids) and precision != "float32"
     if precision != "float32" and not student.classifies:
