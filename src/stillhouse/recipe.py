@@ -331,6 +331,9 @@ class Evaluate(Section):
     """Also train the same student without the teacher at the same budget: did distillation help?"""
     direct: bool = False
     """With stages: also train the student straight from the teacher for as many tokens as all of them: did they help?"""
+    rounded: bool = False
+    """Also ask the tasks of the teacher with its weights rounded to bfloat16: how many answers change where nothing is lost. Costs
+    as much as asking the teacher, once for all runs."""
     reference: str = "teacher"
     """Whom the student is compared with: `teacher`, or the name of a stage (an adapted teacher)."""
     retention: float = Field(default=0.9, gt=0.0, le=1.0)

@@ -631,6 +631,16 @@ def in_float32(model: Model) -> Model:
     return model
 
 
+@torch.no_grad()
+def rounded(model: Model) -> Model:
+    """The same model with its weights rounded to bfloat16, computing exactly: the noise that answers have without any loss."""
+    found = in_float32(copy.deepcopy(model))
+    for weight in found.network.parameters():
+        if weight.is_floating_point():
+            weight.copy_(weight.to(torch.bfloat16).to(weight.dtype))
+    return found
+
+
 def describe(facts: dict[str, Any]) -> str:
     """A corpus in a line."""
     words = {"train": "to learn from", "validation": "held out", "test": "to evaluate on"}

@@ -16,6 +16,7 @@ from stillhouse.evaluate.examine import Asker, examine, fingerprint
 from stillhouse.evaluate.questions import Task, choice, write
 from stillhouse.evaluate.tasks.recall import recall
 from stillhouse.models import Model
+from stillhouse.run import rounded
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +116,16 @@ def test_weights_that_are_no_numbers_are_told():
         broken.head_layer.weight[5] = torch.nan
     with pytest.raises(ModelError, match="probabilities that are no numbers"):
         Asker(broken, 0)(quiz(), free=False)
+
+
+def test_the_rounded_teacher_is_another_model_and_the_teacher_stays(tmp_path: Path):
+    """Its weights are those that 16 bits hold; its answers are asked and kept apart from the teacher's."""
+    teacher = models()["teacher"]
+    before = fingerprint(teacher)
+    other = rounded(teacher)
+    assert fingerprint(teacher) == before != fingerprint(other)
+    for mine, theirs in zip(other.parameters(), teacher.parameters(), strict=True):
+        assert torch.equal(mine, theirs.to(torch.bfloat16).float())
+    table = asked(tmp_path, {"teacher": teacher, "rounded": other})
+    for task in table.tasks:
+        assert set(task.roles) >= {"teacher", "rounded"}

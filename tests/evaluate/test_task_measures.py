@@ -209,6 +209,16 @@ def test_flips_are_counted_by_hand():
     assert value(found, "a: direction", "student") == 0
 
 
+def test_what_rounding_changes_is_the_noise_floor():
+    """Of 60 answers 2 change by rounding and 20 by the student: 18 beyond noise."""
+    t, s = np.array([1, 1, 0, 0, 1, 0.0] * 10), np.array([1, 0, 1, 0, 1, 0.0] * 10)
+    r = t.copy()
+    r[[0, 2]] = 1 - r[[0, 2]]
+    found = flips(Answers((choices("a", {"teacher": t, "student": s, "rounded": r}),)))
+    assert value(found, "a: lost or gained by rounding alone", "rounded") == pytest.approx(2 / 60 * 100)
+    assert value(found, "a: lost or gained beyond that", "student") == pytest.approx(18 / 60 * 100)
+
+
 def test_the_horizon_is_that_of_the_step():
     """With p = .93 a step, half is lost after ln ½ / ln .93 = 9.6 steps."""
     teacher = suite(n=20000)

@@ -26,8 +26,8 @@ IntArray = NDArray[np.int64]
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNINFORMATIVE", "NOT MEASURED", "DESCRIPTIVE"]
 """Three values of a test, and three honest states: the teacher itself is at the floor; nothing to judge from; no rule."""
 
-ROLES = ("teacher", "before", "student", "control", "direct", "floor")
-"""Teacher; student before training; student; the same trained without the teacher; the same trained by the teacher without
+ROLES = ("teacher", "rounded", "before", "student", "control", "direct", "floor")
+"""Teacher; the teacher with its weights rounded to bfloat16; student before training; student; the same trained without the teacher; the same trained by the teacher without
 stages in between; unigram model of the labels."""
 
 SCHEMA = 2

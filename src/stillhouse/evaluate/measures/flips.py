@@ -17,7 +17,8 @@ def flips(answers: Answers) -> Finding:
 
     Equal accuracy can hide many changed answers (Dutta et al. 2024, arXiv:2407.09141). Lost and gained are counted apart, with
     McNemar's mid-p test that they are equally many; their direction is (lost − gained) / (lost + gained). Agreement is compared with what the two
-    accuracies force: κ of being right or wrong together (Geirhos et al. 2020, arXiv:2006.16736). No verdict: a changed answer is not a worse one.
+    accuracies force: κ of being right or wrong together (Geirhos et al. 2020, arXiv:2006.16736). Where the teacher was also asked with its
+    weights rounded (``evaluate.rounded``), what that changes is the noise floor. No verdict: a changed answer is not a worse one.
 
     Args:
         answers: the table; of teacher and student.
@@ -42,6 +43,7 @@ def flips(answers: Answers) -> Finding:
         estimates.append(
             estimate(f"{task.task}: lost or gained", "student", wording.within(changed, 0, 1).scaled(100), "%", n)
         )
+        estimates += _noise(task, changed_N)
         estimates += [
             Estimate(f"{task.task}: lost", "student", float(lost), None, None, "", n),
             Estimate(f"{task.task}: gained", "student", float(gained), None, None, "", n),
@@ -78,6 +80,20 @@ def flips(answers: Answers) -> Finding:
         wording.ONE_SEED,
     )
     return Finding("flips", _QUESTION, "DESCRIPTIVE", sentence, "", tuple(estimates), (chart,), limits)
+
+
+def _noise(task: Answered, changed_N: FloatArray) -> list[Estimate]:
+    """What changes if the teacher's weights are rounded, and what the student changes beyond that; nothing where it was not asked."""
+    if "rounded" not in task.roles:
+        return []
+    same_N = (task.score("teacher") >= 0.5) == (task.score("rounded") >= 0.5)
+    noise_N = 1.0 - same_N.astype(np.float64)
+    noise = wording.within(statistics.mean(noise_N, task.cluster), 0, 1).scaled(100)
+    beyond = statistics.mean(changed_N - noise_N, task.cluster).scaled(100)
+    return [
+        estimate(f"{task.task}: lost or gained by rounding alone", "rounded", noise, "%", task.size),
+        estimate(f"{task.task}: lost or gained beyond that", "student", beyond, "pp", task.size),
+    ]
 
 
 def _together(task: Answered) -> float | None:
