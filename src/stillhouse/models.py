@@ -34,11 +34,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stillhouse import architectures, attention
+from stillhouse import architectures, attention, grid
 from stillhouse.adapters import Adapter, attach, merge
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
-from stillhouse.student import grid, quantize
+from stillhouse.student import quantize
 from stillhouse.types import Attended, Batch, Head
 from stillhouse.vocabulary import pools_first
 

@@ -17,9 +17,9 @@ from stillhouse.errors import ModelError, RecipeError
 from stillhouse.export.compare import difference, logits_of
 from stillhouse.export.formats import executorch as module
 from stillhouse.export.formats.executorch import executorch
+from stillhouse.grid import Grid
 from stillhouse.models import Model
 from stillhouse.recipe import Export
-from stillhouse.student.grid import Grid
 from stillhouse.worker import Worker
 
 IDS = list(range(3, 40))

@@ -20,10 +20,10 @@ from stillhouse.check import match_exports
 from stillhouse.errors import RecipeError
 from stillhouse.export.compare import difference
 from stillhouse.export.formats.gguf import gguf
+from stillhouse.grid import Grid
 from stillhouse.models import Model
 from stillhouse.recipe import Export, Quantize
 from stillhouse.student import quantize
-from stillhouse.student.grid import Grid
 from stillhouse.worker import Worker
 
 IDS = list(range(3, 50))

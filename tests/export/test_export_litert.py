@@ -17,9 +17,9 @@ from stillhouse.errors import RecipeError, RunError
 from stillhouse.export.compare import logits_of
 from stillhouse.export.formats import litert as module
 from stillhouse.export.formats.litert import litert
+from stillhouse.grid import Grid
 from stillhouse.models import Model
 from stillhouse.recipe import Export
-from stillhouse.student.grid import Grid
 from stillhouse.worker import Worker
 
 IDS = [3 + i % 200 for i in range(50)]

@@ -10,8 +10,8 @@ pytest.importorskip("torchao", reason="pip install 'stillhouse[quant]'")
 
 from stillhouse.export.compare import logits_of
 from stillhouse.export.rounding import in_integers
+from stillhouse.grid import Grid
 from stillhouse.models import Model
-from stillhouse.student.grid import Grid
 
 QUERIES = "model.layers.0.self_attn.q_proj.weight"
 IDS = list(range(3, 40))

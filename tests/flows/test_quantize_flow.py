@@ -15,10 +15,9 @@ from shared import LINES, make_llama, make_tokenizer
 pytest.importorskip("torchao", reason="pip install 'stillhouse[quant]'")
 
 import stillhouse
-from stillhouse import models
+from stillhouse import grid, models
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluate import records
-from stillhouse.student import grid
 
 KILL = "STILLHOUSE_TEST_KILL_AT"
 QUANTIZE = {"weights": "int4", "group": 16, "after": 0.3, "exceptions": {"*.down_proj": "int8"}}

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from stillhouse import models, recipe, student
 from stillhouse.errors import ModelError
+from stillhouse.grid import FILE, Grid, read, write
 from stillhouse.models import Model
-from stillhouse.student.grid import FILE, Grid, read, write
 
 
 def drawn(bits: int = 4, group: int = 8, seed: int = 0) -> Grid:

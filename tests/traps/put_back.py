@@ -116,8 +116,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         2,
         "models.py",
-        "return self._pooled(hidden_PH.index_select(0, batch.select_N).float()), layers",
-        "return self._pooled(hidden_PH.index_select(0, (batch.select_N - 1).clamp_min(0)).float()), layers",
+        "self._pooled(hidden_PH.index_select(0, batch.select_N).float())), layers",
+        "self._pooled(hidden_PH.index_select(0, (batch.select_N - 1).clamp_min(0)).float())), layers",
         f"{_POSITIONS}::test_trap_02_one_shift_for_labels_and_mask",
     ),
     Patch(
@@ -297,8 +297,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         14,
         "trainer/loop.py",
-        "] = learner(batch, signal, denominator, step)",
-        "] = learner.forward(batch, signal, denominator, step)",
+        "loss, parts = learner(given, signal, denominator, step)",
+        "loss, parts = learner.forward(given, signal, denominator, step)",
         f"{_MODELS}::test_trap_14_gradients_meet",
     ),
     Patch(

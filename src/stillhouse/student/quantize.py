@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from stillhouse.errors import ModelError, Problem, did_you_mean, fail
+from stillhouse.grid import Grid
 from stillhouse.recipe import Quantize
-from stillhouse.student.grid import Grid
 
 if TYPE_CHECKING:
     from stillhouse.models import Model

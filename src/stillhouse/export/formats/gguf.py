@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from stillhouse.errors import ModelError, Problem, RunError, fail
 from stillhouse.export.artefact import Artefact, format_of
+from stillhouse.grid import Grid
 from stillhouse.models import Model
-from stillhouse.student.grid import Grid
 
 Precision = Literal["f32", "f16", "q8_0", "q4_0", "mixed"]
 

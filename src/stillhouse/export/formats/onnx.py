@@ -16,9 +16,9 @@ from transformers import DynamicCache
 
 from stillhouse.errors import ModelError, Problem
 from stillhouse.export.artefact import Artefact, format_of, write_beside
+from stillhouse.grid import Grid
 from stillhouse.machine import has_vnni
 from stillhouse.models import Model
-from stillhouse.student.grid import Grid
 
 Precision = Literal["float32", "int8", "int4"]
 
