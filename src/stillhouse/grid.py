@@ -24,6 +24,7 @@ from stillhouse.files import write_bytes
 FILE = "grid.safetensors"
 """Name of the file in a student's folder."""
 
+_KEY = "grid"
 _FORMAT = "stillhouse-grid-1"
 _AGAIN = "Delete it if the weights were trained further since; else fetch the folder again."
 
@@ -72,7 +73,8 @@ def write(folder: Path, grids: Mapping[str, Grid]) -> None:
     tensors = {f"{name}.values": grid.values.contiguous() for name, grid in grids.items()}
     tensors |= {f"{name}.scales": grid.scales.contiguous() for name, grid in grids.items()}
     facts = {name: {"bits": g.bits, "group": g.group, "activations": g.activations} for name, g in grids.items()}
-    write_bytes(folder / FILE, save(tensors, {"format": _FORMAT, "matrices": json.dumps(facts)}))
+    # one entry: safetensors writes several in an order that differs from process to process, and files of equal runs are equal
+    write_bytes(folder / FILE, save(tensors, {_KEY: json.dumps({"format": _FORMAT, "matrices": facts})}))
 
 
 def read(folder: Path) -> dict[str, Grid]:
@@ -90,13 +92,13 @@ def read(folder: Path) -> dict[str, Grid]:
         return {}
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
+            facts = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             if facts.get("format") != _FORMAT:
                 what = f"is of the kind '{facts.get('format')}', and only {_FORMAT} is known here"
                 raise fail(ModelError, str(path), what, "Read it with the version of Stillhouse that wrote it.")
             return {
                 name: Grid(file.get_tensor(f"{name}.values"), file.get_tensor(f"{name}.scales"), **each)
-                for name, each in json.loads(facts["matrices"]).items()
+                for name, each in facts["matrices"].items()
             }
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise fail(ModelError, str(path), f"cannot be read: {error}", _AGAIN) from error

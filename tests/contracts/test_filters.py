@@ -61,6 +61,7 @@ class Table:
     def __init__(self, rows: np.ndarray, cut: int) -> None:
         self.rows, self.cut = rows, cut
         self.held_out = np.arange(len(rows)) % 5 == 0
+        self.stays = np.zeros(len(rows), dtype=bool)
 
     def __len__(self) -> int:
         return len(self.rows)

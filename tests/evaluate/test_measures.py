@@ -312,7 +312,8 @@ def test_every_measure_asks_its_question_and_says_its_numbers(name: str, healthy
     options = check_options(measure, {"outside": "3"} if name == "out_of_scope" else {}, name)
     if name == "route":
         healthy = healthy.with_role("direct", healthy.roles["control"])
-    tables = {"items": healthy, "answers": every_kind(), "classes": [str(i) for i in range(OUTCOMES)]}
+    tags = {key: {"half": "first" if i % 2 else "second"} for i, key in enumerate(dict.fromkeys(healthy.key.tolist()))}
+    tables = {"items": healthy, "answers": every_kind(), "classes": [str(i) for i in range(OUTCOMES)], "tags": tags}
     takes = inspect.signature(measure).parameters
     got = measure(**{key: table for key, table in tables.items() if key in takes}, **options)
     assert got.name == name
