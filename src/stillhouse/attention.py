@@ -6,9 +6,12 @@ a keyword argument through the model to every layer, so that they are there agai
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,20 +72,101 @@ def packed_attention(
         heads = [x[0].transpose(0, 1) for x in (query, key, value)]
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         seen[id(module)] = Attended(heads[0], heads[1], heads[2], scale, causal)
-    lengths = {stop - start for start, stop in pairwise(borders)}
-    if len(lengths) == 1 and visible is None:  # equal documents are one batch: one call for all
-        (length,) = lengths
-        rows = [
-            x.reshape(x.shape[1], -1, length, x.shape[3]).transpose(0, 1) for x in (query, key, value)
-        ]  # [D, heads, length, width]
-        out = _attend(rows[0], rows[1], rows[2], causal, dropout, scaling, sliding_window, softcap)
-        return out.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], -1), None
+    options = {"dropout": dropout, "scaling": scaling, "softcap": softcap}
+    if visible is None:
+        return _by_length(query, key, value, borders, causal, sliding_window, **options), None
     parts = []
     for document, (start, stop) in enumerate(pairwise(borders)):
         q, k, v = (x[:, :, start:stop] for x in (query, key, value))
-        mask = None if visible is None else visible[document]
-        parts.append(_attend(q, k, v, causal, dropout, scaling, sliding_window, softcap, mask))
+        mask = visible[document]
+        if sliding_window is not None and stop - start > sliding_window:
+            # a token's place in its branch is how many it sees
+            place_L = torch.arange(stop - start, device=q.device) if mask is None else mask.sum(-1)
+            near = (place_L[:, None] - place_L[None, :]) < sliding_window
+            mask = _near(place_L, sliding_window, causal) if mask is None else near & mask
+        parts.append(_attend(q, k, v, causal, mask, **options))
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Documents of nearly one length, which are one call.
+
+    Args:
+        rows_DL: where their tokens are among all, filled up behind the last of each with its first.
+        real_DL: which of them are theirs; None if all are.
+
+    """
+
+    rows_DL: Tensor
+    real_DL: Tensor | None
+
+
+SHORT = 128
+"""Up to here, documents whose lengths differ are laid into one rectangle: a call costs as much as what is filled up."""
+STEP = 16
+"""Lengths in one rectangle differ by less."""
+
+
+@lru_cache(maxsize=32)
+def _groups(borders: tuple[int, ...], device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
+    """Documents grouped by length, and where each token's result lies among those of all groups, one after another."""
+    lengths_D = np.diff(borders)
+    class_D = np.where(lengths_D <= SHORT, -(-lengths_D // STEP) * STEP, lengths_D)
+    groups, origins = [], []
+    for size in np.unique(class_D):
+        members = np.flatnonzero(class_D == size)
+        place_L = np.arange(lengths_D[members].max())
+        real_DL = place_L < lengths_D[members][:, None]
+        rows_DL = np.asarray(borders)[members][:, None] + np.where(real_DL, place_L, 0)
+        real = None if real_DL.all() else torch.from_numpy(real_DL).to(device)
+        groups.append(Group(torch.from_numpy(rows_DL).to(device), real))
+        origins.append(np.where(real_DL, rows_DL, -1).ravel())
+    origin = np.concatenate(origins)
+    back_P = np.empty(borders[-1], dtype=np.int64)
+    back_P[origin[origin >= 0]] = np.flatnonzero(origin >= 0)
+    return tuple(groups), torch.from_numpy(back_P).to(device)
+
+
+def _by_length(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    borders: tuple[int, ...],
+    causal: bool,
+    window: int | None,
+    **options: Any,
+) -> Tensor:
+    """Attention of each document, those of nearly one length together; [1, P, heads, head width]."""
+    groups, back_P = _groups(borders, query.device)
+    parts = []
+    for group in groups:
+        documents, length = group.rows_DL.shape
+        q, k, v = (
+            x[0]
+            .index_select(1, group.rows_DL.flatten())
+            .view(x.shape[1], documents, length, x.shape[3])
+            .transpose(0, 1)
+            for x in (query, key, value)
+        )  # [D, heads, length, width]
+        mask = None
+        if window is not None and length > window:
+            mask = _near(torch.arange(length, device=q.device), window, causal)
+        elif causal and group.real_DL is not None:
+            mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+        if group.real_DL is not None:
+            seen = group.real_DL[:, None, None, :]
+            # what fills up sees all, so that no row is empty: its result is dropped, and a mean over nothing is no number
+            mask = seen if mask is None else (seen & mask) | ~group.real_DL[:, None, :, None]
+        out = _attend(q, k, v, causal, mask, **options)
+        parts.append(out.transpose(1, 2).flatten(0, 1))  # [D · length, heads, width]
+    return torch.cat(parts).index_select(0, back_P)[None]
+
+
+def _near(place_L: Tensor, window: int, causal: bool) -> Tensor:
+    """What each place sees through a window, [L, L]."""
+    distance = place_L[:, None] - place_L[None, :]
+    return (distance < window) & (distance >= 0 if causal else distance > -window)
 
 
 def _attend(
@@ -90,19 +174,13 @@ def _attend(
     key: Tensor,
     value: Tensor,
     causal: bool,
+    mask: Tensor | None,
+    *,
     dropout: float,
     scaling: float | None,
-    window: int | None,
     softcap: float | None,
-    mask: Tensor | None = None,
 ) -> Tensor:
-    length = query.shape[2]
-    if window is not None and length > window:
-        # a token's place in its branch is how many it sees
-        place = torch.arange(length, device=query.device) if mask is None else mask.sum(-1)
-        distance = place[:, None] - place[None, :]
-        near = distance < window
-        mask = near & mask if mask is not None else near & (distance >= 0 if causal else distance > -window)
+    """Attention of [D, heads, length, width]; a mask says all of what is seen, and without one ``causal`` does."""
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, mask, dropout, is_causal=causal and mask is None, scale=scaling, enable_gqa=True
@@ -112,7 +190,7 @@ def _attend(
     scores = (query @ key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
     if mask is None and causal:
-        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        mask = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout) @ value
