@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from stillhouse.objective.skewed import kl_to_mixture
 from stillhouse.objective.support import common
 from stillhouse.types import Batch, Output, Signal, needs
 
@@ -38,7 +37,4 @@ def skew_forward_kl(
 
     """
     log_q_NS, log_p_NS = common(student, teacher, temperature)
-    log_m_NS = log_q_NS
-    if skew > 0.0:
-        log_m_NS = torch.logaddexp(log_p_NS + math.log(skew), log_q_NS + math.log1p(-skew))
-    return (log_p_NS.exp() * (log_p_NS - log_m_NS)).sum(-1) * temperature**2
+    return kl_to_mixture(log_p_NS, log_q_NS, skew) * temperature**2
