@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from recipes import FOLDER, RUNS, SIZES, TASKS, TEXTS
 from stillhouse import recipe
 from stillhouse.errors import StillhouseError
 from stillhouse.label import label
+from stillhouse.run import share_text
 
 WAYS = ["direct", "stages", "phases"]
 """The last one only if it is asked for: the teacher runs along, which takes ten times as long."""
@@ -139,6 +140,9 @@ def main() -> None:
             began = time.monotonic()
             try:
                 store_of(settings, console)
+                first = load(replace(job, seed=0), given.data, given.runs, dev=given.dev)
+                if job.seed and not settings.stages and (first.folder / "data").is_dir():
+                    share_text(first, settings)  # the seed is of the training alone
                 stillhouse.run(settings, console=console)
             except StillhouseError as error:
                 console.print(str(error), markup=False)
