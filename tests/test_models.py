@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import zoo
 from shared import make_batch, make_llama, make_tokenizer
 
 from stillhouse import models
@@ -232,3 +233,22 @@ def test_logits_that_are_more_than_the_head_are_refused(llama: Model, tmp_path: 
 def test_the_hub_out_of_reach():
     with pytest.raises(ModelError, match="cannot be had from the hub"):
         models.load("nobody/nothing-of-that-name")
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_dropout_is_what_is_asked_for(name: str):
+    """While it learns, of every family; a model that is asked outside of training never drops anything."""
+    tokenizer = make_tokenizer()
+    model = zoo.make(name, tokenizer)
+    batch = make_batch([9, 5], len(tokenizer))
+
+    def said(share: float, *, learning: bool) -> torch.Tensor:
+        model.set_dropout(share)
+        model.train(learning)
+        with torch.no_grad():
+            return model.read(batch)
+
+    quiet = said(0.0, learning=False)
+    torch.testing.assert_close(said(0.0, learning=True), quiet)
+    torch.testing.assert_close(said(0.5, learning=False), quiet)
+    assert (said(0.5, learning=True) - quiet).abs().max() > 0.01

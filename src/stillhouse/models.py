@@ -200,6 +200,14 @@ class Model(nn.Module):
             for parameter in self._behind():
                 parameter.requires_grad_(True)
 
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of what its layers hand on while it learns, whatever its configuration says."""
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            if isinstance(getattr(module, "attention_dropout", None), float):  # a number that attention is handed
+                module.attention_dropout = share  # type: ignore[assignment]
+
     def settle(self) -> None:
         """Be what was trained: an adapter is merged into the weights, and weights that were seen rounded lie on their grids."""
         if self.rounding is not None and not self.grids:

@@ -268,6 +268,8 @@ class Trainer(Section):
     """AdamW's averages."""
     clip: float | None = Field(default=1.0, gt=0.0)
     """Largest norm of the whole gradient."""
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of what the student's layers hand on that is dropped while it learns; its own configuration's if not given."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the student's layers (weights, head and loss stay in float32); auto measures this machine."""
     gradient_checkpointing: bool = False

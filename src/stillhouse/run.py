@@ -454,6 +454,8 @@ def train_student(
         return
     pupil = models.load(str(before), name=f"{settings.name}-control" if control else settings.name)
     pupil.learn(settings.trainer.seed)
+    if settings.trainer.dropout is not None:
+        pupil.set_dropout(settings.trainer.dropout)
     if settings.student.quantize is not None:
         quantize.attach(pupil, settings.student.quantize)
     speaking = None if control or not master.forms else teaching(master, arithmetic["teacher"], ranks)
