@@ -72,7 +72,7 @@ def packed_attention(
         heads = [x[0].transpose(0, 1) for x in (query, key, value)]
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         seen[id(module)] = Attended(heads[0], heads[1], heads[2], scale, causal)
-    options = {"dropout": dropout, "scaling": scaling, "softcap": softcap}
+    options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "softcap": softcap}
     if visible is None:
         return _by_length(query, key, value, borders, causal, sliding_window, **options), None
     parts = []

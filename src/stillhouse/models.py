@@ -206,7 +206,7 @@ class Model(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = share
             if isinstance(getattr(module, "attention_dropout", None), float):  # a number that attention is handed
-                module.attention_dropout = share  # type: ignore[assignment]
+                module.attention_dropout = share
 
     def settle(self) -> None:
         """Be what was trained: an adapter is merged into the weights, and weights that were seen rounded lie on their grids."""
