@@ -141,7 +141,7 @@ TASKS: dict[str, Task] = {
     "clinc150": Task(
         "CLINC150, 150 intents and out of scope (Larson et al. 2019)",
         {"text": "text", "label": "label"}, INTENTS, 48, _files("clinc150"),
-        {"3x": 5000, "10x": 5000, "50x": 4300}, (1500, 2.0e-4), {"3x": 1500, "10x": 3000, "50x": 4000},
+        {"3x": 5000, "10x": 5000, "50x": 4300}, (1000, 3.0e-4), {"3x": 1000, "10x": 2000, "50x": 4000},
         augment=(_replaced(3),), measures=({"name": "out_of_scope", "outside": "oos"},),
     ),
     "cola": Task(
