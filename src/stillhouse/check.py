@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -407,8 +407,8 @@ def match(objective: recipe.Objective, teacher: Teacher) -> list[str]:
     return warnings
 
 
-def models_of(settings: recipe.Recipe) -> list[Model]:
-    """The teacher, the student of each stage and the student, without weights.
+def models_of(settings: recipe.Recipe) -> tuple[Teacher, list[Model]]:
+    """The teacher, and the student of each stage and the student, without weights.
 
     Raises:
         StillhouseError: one of them cannot be made, or does not fit the data; where sizes grow from stage to stage.
@@ -417,7 +417,8 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
     from stillhouse import models, student, teacher
     from stillhouse.student import quantize
 
-    made = [teacher.load(settings.teacher, empty=True).model]
+    master = teacher.load(settings.teacher, empty=True)
+    made = [master.model]
     count = len(settings.stages)
     places = [*(f"stages.{i} ({stage.name}), " for i, stage in enumerate(settings.stages)), ""]
     teachers = _teachers(settings)
@@ -437,7 +438,7 @@ def models_of(settings: recipe.Recipe) -> list[Model]:
             raise type(error)(*(Problem(where + p.where, p.what, p.way_out) for p in error.problems)) from error
         made.append(pupil)
     match_exports(settings.export, made[-1], settings.deploy)
-    return made
+    return master, made[1:]
 
 
 def match_sizes(master: Model, pupil: Model) -> None:
@@ -559,10 +560,11 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
     from stillhouse import machine
 
     sections = [*(settings.stage(i) for i in range(len(settings.stages))), settings]
-    chain = models_of(settings) if made is None else [made[0].model, made[1]]
-    sections = sections[-(len(chain) - 1) :]
-    teachers = [chain[i] for i in (_teachers(settings) if made is None else [0])]
-    links = list(zip(sections, teachers, chain[1:], strict=True))
+    master, pupils = models_of(settings) if made is None else (made[0], [made[1]])
+    sections = sections[-len(pupils) :]
+    taught = [master.networks, *((pupil,) for pupil in pupils)]
+    teachers = [taught[i] for i in (_teachers(settings) if made is None else [0])]
+    links = list(zip(sections, teachers, pupils, strict=True))
     operations = sum(_operations(*link) for link in links)
     memory = max(_memory(*link) for link in links)
     seconds = None
@@ -571,23 +573,24 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
         rate = machine.measure_gemm(torch.float32, "cpu")
         seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
     tokens = sum(each.trainer.steps * each.trainer.tokens_per_step for each in sections)
-    sizes = chain[0].parameters_count, chain[-1].parameters_count, chain[-1].trained_count
-    return Costs(chain[0].name, *sizes, tokens, operations, memory, seconds)
+    sizes = master.parameters_count, pupils[-1].parameters_count, pupils[-1].trained_count
+    return Costs(master.name, *sizes, tokens, operations, memory, seconds)
 
 
-def _operations(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
+def _operations(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model) -> float:
     """Multiply-adds of training a student, and its control; a teacher's whose signals come from elsewhere are not counted."""
-    bodies = [sum(p.numel() for p in m.layers.parameters()) for m in (master, pupil)]
-    heads = [0 if m.bare else m.head_layer.weight.numel() for m in (master, pupil)]
-    used = bodies[1] + heads[1]
+    *theirs, used = (
+        sum(p.numel() for p in m.layers.parameters()) + (0 if m.bare else m.head_layer.weight.numel())
+        for m in (*masters, pupil)
+    )
     learn = 2.0 * used + (used if pupil.adapter is None else pupil.trained_count)
     silent = settings.taught_by(len(settings.stages)).name in ELSEWHERE
-    distil = learn + (0.0 if silent else bodies[0] + heads[0])
+    distil = learn + (0.0 if silent else sum(theirs))
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     return tokens * (distil + (learn if settings.evaluate.control else 0.0))
 
 
-def _memory(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
+def _memory(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model) -> float:
     """Bytes at the peak of training, about."""
     recompute = settings.trainer.gradient_checkpointing
     width = getattr(pupil.config, "hidden_size", 512)
@@ -596,7 +599,7 @@ def _memory(settings: recipe.Recipe, master: Model, pupil: Model) -> float:
     return (
         4.0 * pupil.parameters_count
         + 12.0 * pupil.trained_count
-        + 4.0 * master.parameters_count
+        + 4.0 * sum(master.parameters_count for master in masters)
         + per_layer * len(pupil.layers)
         + 4.0 * pupil.head_layer.weight.numel()
         + 2 * 48 * 2**20

@@ -130,7 +130,7 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
 
         with clock("load"):
             master = load_teacher(settings.taught_by(len(settings.stages)), console if ranks.main else None)
-        say(f"Teacher {master.name}: {master.model.parameters_count:,} parameters", highlight=False)
+        say(f"Teacher {master.name}: {master.parameters_count:,} parameters", highlight=False)
         with clock("student"):
             first = first_student(settings, master, folder, console if ranks.main else None)
             quantize.foresee(settings.student.quantize, first)
@@ -374,7 +374,7 @@ def measuring_seconds(section: recipe.Student, master: Teacher) -> float | None:
 
 def compared(pupil: Model, master: Teacher) -> str:
     """A student's size, and how many times smaller it is than its teacher."""
-    ratio = master.model.parameters_count / pupil.parameters_count
+    ratio = master.parameters_count / pupil.parameters_count
     return f"{pupil.parameters_count:,} parameters, {ratio:.1f} times fewer"
 
 

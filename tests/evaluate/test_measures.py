@@ -65,6 +65,14 @@ def test_teacher_as_student_keeps_everything(world: World) -> None:
     assert value(benefit(items), "performance gap recovered", "student") == pytest.approx(100.0)
 
 
+def test_bounds_of_a_teacher_that_names_some_outcomes_are_told_as_bounds(healthy: Items) -> None:
+    """What lies among the outcomes not named is not seen: the KL is a lower bound, the acceptance an upper one."""
+    whole, part = fidelity(healthy).sentence, fidelity(replace(healthy, partly=True)).sentence
+    assert "at least" not in whole and "at most" not in whole
+    assert part.replace("at least ", "").replace("at most ", "") == whole
+    assert part.index("at most") < part.index("of its tokens accepted") < part.index("KL from the teacher is at least")
+
+
 @pytest.mark.parametrize("sharpness", [1.35, 0.7])
 def test_sharpened_or_flattened_logits_only_fail_calibration(world: World, sharpness: float) -> None:
     """The first choices stay what they were."""

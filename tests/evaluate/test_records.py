@@ -55,6 +55,14 @@ def test_written_is_read(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["items.parquet"]  # no temporary file left
 
 
+@pytest.mark.parametrize("partly", [False, True])
+def test_whether_the_teacher_named_only_some_outcomes_is_kept(tmp_path: Path, partly: bool) -> None:
+    path = tmp_path / "items.parquet"
+    records.write(path, replace(small(), partly=partly))
+    assert records.append(path, floor(small())).partly is records.read(path).partly is partly
+    assert records.read(path).taken(np.array([0])).with_role("floor", Scores(np.ones(1))).partly is partly
+
+
 def test_same_items_same_bytes(tmp_path: Path) -> None:
     records.write(tmp_path / "one", small())
     records.write(tmp_path / "two", small())

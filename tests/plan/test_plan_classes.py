@@ -53,7 +53,8 @@ def test_a_recipe_for_classes_loads_and_checks(teacher: str, goal: str, folder: 
         settings = recipe.load(tmp_path / f"{number}.yaml")
         check(settings)
         assert settings.data.classes == ("bad", "good") and settings.data.block <= 128
-        made = models_of(settings)
+        master, pupils = models_of(settings)
+        made = [master.model, *pupils]
         assert made[-1].parameters_count == one.tally.parameters
         assert made[-1].outcomes == 2
         cost = costs(settings, measure=False)

@@ -241,8 +241,8 @@ def test_aggressive_is_stages_and_advice(tmp_path: Path):
     assert (rounded.weights, rounded.embedding, rounded.after) == ("int4", "int4", 0.5)
     assert any("quantisation in the loop" in note for note in found.notes)
     # the sizes that really come out, stage by stage
-    models_ = models_of(settings)
-    sizes = [model.parameters_count for model in models_]
+    master, pupils = models_of(settings)
+    sizes = [master.parameters_count, *(pupil.parameters_count for pupil in pupils)]
     assert sizes == [found.tally.parameters, *found.best.stages, found.best.tally.parameters]
     assert len(sizes) == 3
     assert all(4.5 < a / b < 7.5 for a, b in pairwise(sizes))
@@ -267,9 +267,9 @@ def test_the_first_stage_trims_the_vocabulary(tmp_path: Path, monkeypatch):
     (tmp_path / "text.txt").write_text("\n\n".join(LINES))
     found = planned(tmp_path, "35x")
     one = next(c for c in found.candidates if c.vocabulary)
-    made = models_of(recipe.parse(yaml.safe_load(one.recipe or "")))
-    assert [m.outcomes for m in made[1:]] == [300, 300]
-    assert made[-1].parameters_count == one.tally.parameters
+    _, pupils = models_of(recipe.parse(yaml.safe_load(one.recipe or "")))
+    assert [pupil.outcomes for pupil in pupils] == [300, 300]
+    assert pupils[-1].parameters_count == one.tally.parameters
 
 
 @pytest.mark.parametrize(("path", "source"), [("a.jsonl", "jsonl"), ("a.parquet", "parquet"), ("a.txt", "text"), ("books/*.md", "text")])  # fmt: skip

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from server import Server, serving
 from shared import LINES, make_llama, make_tokenizer
 
 import stillhouse
+from stillhouse import recipe
+from stillhouse.check import costs
 from stillhouse.errors import ModelError, RecipeError
 from stillhouse.evaluate import records
 from stillhouse.evaluate.part import compare_itself, compare_part
@@ -48,7 +51,7 @@ def test_a_served_teacher(tmp_path: Path):
         with pytest.raises(ModelError, match="weights of far, which are not here"):
             stillhouse.run(settings(tmp_path, teacher, {"name": "drop_layers", "keep": 1}, run=str(tmp_path / "other")))
     items = records.read(run / "evaluation" / "items.parquet")
-    assert {"teacher", "before", "student", "floor"} <= set(items.roles)
+    assert {"teacher", "before", "student", "floor"} <= set(items.roles) and items.partly
     taught, before, student = (items.roles[role] for role in ("teacher", "before", "student"))
     assert taught.kl is not None and (taught.kl == 0).all()
     assert student.kl is not None and before.kl is not None and 0 < student.kl.mean() < before.kl.mean()
@@ -68,7 +71,12 @@ def test_an_ensemble(tmp_path: Path):
     run = stillhouse.run(settings(tmp_path, teacher, {"name": "drop_layers", "keep": 1}))
     items = records.read(run / "evaluation" / "items.parquet")
     assert items.roles["student"].kl.mean() < items.roles["before"].kl.mean()  # type: ignore[union-attr]
-    assert json.loads((run / "evaluation" / "models.json").read_text())["teacher"]["name"] == "m0 + m1"
+    assert not items.partly
+    told = json.loads((run / "evaluation" / "models.json").read_text())["teacher"]
+    sizes = [sum(t.numel() for t in load_file(tmp_path / name / "model.safetensors").values()) for name in ("m0", "m1")]
+    assert (told["name"], told["parameters"], told["bytes"]) == ("m0 + m1", sum(sizes), 4 * sum(sizes))
+    said = costs(recipe.load(run / "recipe.yaml"), measure=False)
+    assert (said.teacher, said.teacher_parameters) == ("m0 + m1", sum(sizes))
 
 
 def test_scores_against_a_part_bound_those_against_the_whole():

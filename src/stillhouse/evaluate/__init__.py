@@ -78,7 +78,11 @@ def collect(
         role: {"name": model.name, "parameters": model.parameters_count, "bytes": 4 * model.parameters_count}
         for role, model in writers.items()
     }
-    facts["teacher"]["name"] = teacher.name
+    facts["teacher"] = {
+        "name": teacher.name,
+        "parameters": teacher.parameters_count,
+        "bytes": 4 * teacher.parameters_count,
+    }
     if not teacher.forms:
         del writers["teacher"]
     speaks = None if teacher.alone else teacher.own.signal

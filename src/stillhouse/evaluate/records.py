@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +98,8 @@ class Items:
         label: index of the true outcome.
         bytes: UTF-8 bytes of the label; None where bytes mean nothing (a classifier).
         roles: role → its scores.
+        partly: whether the teacher named only its likeliest outcomes, all others counting as one: kl is then a lower bound of
+            the true one, and accept an upper one.
 
     Raises:
         ModelError: a role's scores are not finite.
@@ -109,6 +111,7 @@ class Items:
     label: IntArray
     bytes: IntArray | None
     roles: Mapping[str, Scores]
+    partly: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.document)
@@ -166,11 +169,14 @@ class Items:
             for role, scores in self.roles.items()
         }
         length = None if self.bytes is None else self.bytes[rows]
-        return Items(self.document[rows], self.key[rows], self.position[rows], self.label[rows], length, roles)
+        return replace(
+            self, document=self.document[rows], key=self.key[rows], position=self.position[rows], label=self.label[rows],
+            bytes=length, roles=roles,
+        )  # fmt: skip
 
     def with_role(self, role: str, scores: Scores) -> Items:
         """The same items with one more role; one of that name is replaced."""
-        return Items(self.document, self.key, self.position, self.label, self.bytes, {**self.roles, role: scores})
+        return replace(self, roles={**self.roles, role: scores})
 
 
 def nothing() -> Items:
@@ -184,7 +190,8 @@ def write(path: Path, items: Items) -> None:
     tables = [_table(items, role) for role in ROLES if role in items.roles]
     sink = pa.BufferOutputStream()
     whole = pa.concat_tables(tables).combine_chunks() if tables else _COLUMNS.empty_table()
-    pq.write_table(whole.replace_schema_metadata(_COLUMNS.metadata), sink, compression="zstd")
+    metadata = _COLUMNS.metadata | ({"stillhouse.partly": "1"} if items.partly else {})
+    pq.write_table(whole.replace_schema_metadata(metadata), sink, compression="zstd")
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
@@ -199,7 +206,7 @@ def append(path: Path, items: Items) -> Items:
     if path.exists():
         old = read(path)
         _check_aligned(path, old, items, "/".join(items.roles))
-        items = Items(old.document, old.key, old.position, old.label, old.bytes, {**old.roles, **items.roles})
+        items = replace(old, roles={**old.roles, **items.roles})
     write(path, items)
     return items
 
@@ -243,7 +250,7 @@ def read(path: Path) -> Items:
     if unknown or whole is None:
         what = f"has an unknown role '{unknown[0]}'" if unknown else "is empty"
         raise fail(RunError, where, what, _WAY_OUT)
-    return whole
+    return replace(whole, partly=table.schema.metadata.get(b"stillhouse.partly") == b"1")
 
 
 def _table(items: Items, role: str) -> pa.Table:

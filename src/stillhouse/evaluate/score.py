@@ -38,6 +38,11 @@ class Speaks(Protocol):
         ...
 
     @property
+    def parameters_count(self) -> int:
+        """Parameters of all of it."""
+        ...
+
+    @property
     def own(self) -> Speaks:
         """The same as it reads its own tokens."""
         ...
@@ -100,6 +105,7 @@ def read(
         label=label,
         bytes=length if length.any() else None,  # a class is no text
         roles={"floor": floor(counts_V, label)},
+        partly=any(signal is not None for signal in signals) and "dense" not in teacher.forms,
     )
     text = HeldOut(kept, signals, items)
     if not teacher.forms:

@@ -50,6 +50,16 @@ class Teacher:
         """Its tokenizer."""
         return self.model.tokenizer
 
+    @property
+    def networks(self) -> tuple[Model, ...]:
+        """All that it runs, or would run if its weights were here."""
+        return (self.model,)
+
+    @property
+    def parameters_count(self) -> int:
+        """Parameters of all of it."""
+        return sum(network.parameters_count for network in self.networks)
+
     @torch.no_grad()
     def signal(self, batch: Batch, want: frozenset[str] = frozenset()) -> Signal:
         """What the teacher says of the batch's positions: its hidden states and head, from which any distribution follows."""

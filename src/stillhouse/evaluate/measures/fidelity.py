@@ -20,7 +20,8 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
 
     KL(teacher ‖ student) as mean, median and 99th percentile; how often both prefer the same token; and the acceptance rate
     α = mean Σ min(p, q) of speculative decoding (Leviathan et al. 2023, arXiv:2211.17192), with
-    (1 − α^(γ+1)) / (1 − α) tokens expected per check of γ drafted ones. Descriptive: near is not yet good.
+    (1 − α^(γ+1)) / (1 − α) tokens expected per check of γ drafted ones. Descriptive: near is not yet good. Of a teacher that
+    names only its likeliest outcomes KL is a lower bound and α an upper one, and the answer says so.
 
     Args:
         items: the table; the student's kl, agree and accept are needed.
@@ -73,8 +74,9 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
         lines.append(Series(role, tuple(Point(g, t.value, t.low, t.high) for g, t in enumerate(tokens, 1)), role))
 
     of = means["student"]
+    least, most = ("at least ", "at most ") if items.partly else ("", "")
     drafted = (
-        f"as a draft model it would have {say(of['accept'].scaled(100), '%')} of its tokens accepted; "
+        f"as a draft model it would have {most}{say(of['accept'].scaled(100), '%')} of its tokens accepted; "
         if drafts
         else ""
     )
@@ -84,7 +86,7 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
         _QUESTION,
         "DESCRIPTIVE",
         f"The student's first choice is the teacher's at {say(of['agree'].scaled(100), '%')} of the positions; {drafted}its mean KL "
-        f"from the teacher is {say(of['kl'], 'nats')}.",
+        f"from the teacher is {least}{say(of['kl'], 'nats')}.",
         "Nearness to the teacher is described and not judged: a student can be near and wrong, or far and right.",
         tuple(estimates),
         (
@@ -113,6 +115,11 @@ def fidelity(items: Items, *, draft: int = 4, seed: int = 0) -> Finding:
             ),
         ),
         (
+            *(
+                ("The teacher named only its likeliest outcomes; where both differ among the others is not seen.",)
+                if items.partly
+                else ()
+            ),
             *(
                 (
                     "Measured after the words of the held-out text, not after words the student wrote itself.",

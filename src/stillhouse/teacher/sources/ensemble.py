@@ -87,6 +87,11 @@ class Ensemble(Teacher):
         """The members' names."""
         return " + ".join(member.name for member in self.members)
 
+    @property
+    def networks(self) -> tuple[Model, ...]:
+        """All the members'."""
+        return tuple(network for member in self.members for network in member.networks)
+
     def placed(self, place: Callable[[Model], Model]) -> Ensemble:
         """The same ensemble with every member's networks put where training wants them."""
         members = [member.placed(place) for member in self.members]
