@@ -45,7 +45,7 @@ def test_the_matrix_by_hand(run: Path, example: ModuleType) -> None:
         "the student": {"recall": 45, "chains": 61},
     }
     assert found.rows[1] == ("first", "70.0 % [69.0, 71.0]", "35.0 % [34.0, 36.0]")
-    assert found.rows[-1] == ("lost since its best, pp", "25.0", "0")
+    assert found.rows[-1] == ("lost since its best, pp", "25.0", "0.00")
     assert found.sentence == "The most was lost of recall: 25.0 pp since first."
 
 

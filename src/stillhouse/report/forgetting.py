@@ -50,9 +50,9 @@ def forgetting(run: Run) -> Forgetting | None:
     last = list(shares)[-1]
     lost = {}
     for task in tasks:
-        best = max((stage for stage in shares if task in shares[stage]), key=lambda stage, t=task: shares[stage][t])
+        most, best = max((row[task], stage) for stage, row in shares.items() if task in row)
         if task in shares[last]:
-            lost[task] = (shares[best][task] - shares[last][task], best)
+            lost[task] = (most - shares[last][task], best)
     rows.append(("lost since its best, pp", *(number(lost[task][0]) if task in lost else NOTHING for task in tasks)))
     worst = max(lost, key=lambda task: lost[task][0])
     sentence = f"The most was lost of {worst}: {number(lost[worst][0])} pp since {lost[worst][1]}."
