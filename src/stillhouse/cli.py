@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -29,6 +29,7 @@ START_SECONDS = 6.0
 """What importing torch and transformers takes on two CPU cores, about."""
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+SchemaOf = Literal["recipe", "report"]
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder, such as runs/demo.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -532,17 +533,21 @@ def compare(
 
 @app.command()
 def report(run: RunFolder) -> None:
-    """Write a run's report.html and model card again from its files."""
+    """Write a run's report.html, report.json and model card again from its files."""
     from stillhouse.report import report as verb
 
     Console().print(f"Report: {verb(run)}", highlight=False)
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of a recipe, for editors."""
-    from stillhouse.recipe import schema as verb
-
+def schema(
+    of: Annotated[SchemaOf, typer.Argument(help="A recipe, for editors; or report.json, for programs.")] = "recipe",
+) -> None:
+    """Print the JSON schema of a recipe or of report.json."""
+    if of == "recipe":
+        from stillhouse.recipe import schema as verb
+    else:
+        from stillhouse.report.schema import schema as verb
     sys.stdout.write(json.dumps(verb(), indent=2) + "\n")
 
 

@@ -297,6 +297,85 @@ def test_four_clusters_decide_nothing_five_can() -> None:
     assert st.sign_flip(np.ones(5))[0] <= 0.05
 
 
+def loop_t(top: list[float], size: list[float]) -> tuple[float, float]:
+    """A ratio of sums and its jackknife error."""
+    return sum(top) / sum(size), slow_jackknife(top, size, list(range(len(top))))
+
+
+def test_studentised_by_drawing_in_a_loop() -> None:
+    """Each replicate's distance from the observed ratio in its own jackknife errors; how many reach the observed t."""
+    rng = random.Random(11)
+    top, size = [rng.gauss(0.4, 1) ** 3 for _ in range(9)], [float(rng.randint(2, 6)) for _ in range(9)]
+    value, error = loop_t(top, size)
+    drawn = np.random.default_rng(0).integers(0, 9, (1999, 9)).tolist()
+    above = below = 1
+    for rows in drawn:
+        again, own = loop_in_turn([top[i] for i in rows], [size[i] for i in rows])
+        t = (again - value) / own if own else math.copysign(math.inf, again - value)
+        above += t >= value / error
+        below += t <= value / error
+    assert st.studentised(np.array(top), np.array(size)) == (pytest.approx(above / 2000), pytest.approx(below / 2000))
+    assert st.studentised(np.ones(5), np.ones(5)) == (0.0, 1.0)
+
+
+def loop_in_turn(top: list[float], size: list[float]) -> tuple[float, float]:
+    """As ``loop_t``; the jackknife of a ratio is linear in what is left out: (A_g − R·B_g) / (B − B_g)."""
+    g, whole = len(top), sum(size)
+    value = sum(top) / whole
+    square = sum(((a - value * b) / (whole - b)) ** 2 for a, b in zip(top, size, strict=True))
+    return value, math.sqrt((g - 1) / g * square)
+
+
+def test_both_tests_must_agree_where_clusters_are_few_and_skewed() -> None:
+    """A few clusters far below the rest: t says PASS, drawing says that it may be luck."""
+    d = np.array([0.3] * 27 + [-1.2] * 3)
+    one = st.mean(d, np.arange(30))
+    p_t, p_drawn = st.t_tests(one)[0], st.studentised(d, np.ones(30))[0]
+    assert p_t < p_drawn
+    got = st.retention(np.full(30, 1.0), 0.9 + d, 0.0, np.arange(30), threshold=0.9)
+    assert got.p_above == pytest.approx(p_drawn)
+
+
+def test_a_difference_has_the_errors_of_both() -> None:
+    """Each bound is as far as the two bounds that lead there, at right angles (Zou and Donner)."""
+    rng = np.random.default_rng(8)
+    parts = []
+    for n, share in ((400, 0.8), (150, 0.6)):
+        t = (rng.random(n) < 0.8).astype(float)
+        parts.append(st.retention(t, t * (rng.random(n) < share), 0.0, np.arange(n)))
+    one, other = parts
+    got = st.difference(one, other)
+    assert got.value == pytest.approx(one.value - other.value)
+    assert (got.value - got.low) ** 2 == pytest.approx((one.value - one.low) ** 2 + (other.high - other.value) ** 2)
+    assert (got.high - got.value) ** 2 == pytest.approx((one.high - one.value) ** 2 + (other.value - other.low) ** 2)
+
+
+def test_further_holds_whatever_the_signs_are() -> None:
+    """The upper bound is that of the worse sign: near 0 the student may lean the other way."""
+    rng = np.random.default_rng(0)
+    teacher, student = rng.normal(0.5, 1.0, 200), rng.normal(0.02, 1.0, 200)
+    index = np.arange(200)
+    value, _, high = st.further(student, teacher, index)
+    assert value.value == pytest.approx(abs(student.mean()) - abs(teacher.mean()))
+    bounds = [st.mean(sign * student - teacher, index).bounds(0.95)[1] for sign in (1.0, -1.0)]
+    assert high == pytest.approx(max(bounds))
+    assert max(bounds) - min(bounds) > 1e-3
+
+
+def test_shrunk_by_its_formula() -> None:
+    """Normal–normal: the spread between them by the moments, then each by what is known of it."""
+    values, errors = [0.2, 0.9, 0.7, 0.95], [0.2, 0.05, 0.1, 0.02]
+    w = [1 / e**2 for e in errors]
+    centre = sum(a * b for a, b in zip(w, values, strict=True)) / sum(w)
+    q = sum(a * (b - centre) ** 2 for a, b in zip(w, values, strict=True))
+    between = max(0.0, (q - 3) / (sum(w) - sum(a * a for a in w) / sum(w)))
+    w = [1 / (between + e**2) for e in errors]
+    centre = sum(a * b for a, b in zip(w, values, strict=True)) / sum(w)
+    expected = [centre + between / (between + e**2) * (v - centre) for v, e in zip(values, errors, strict=True)]
+    assert between > 0
+    assert st.shrunk(values, errors) == pytest.approx(expected)
+
+
 # -------------------------------------------------------------------------------------------------------------- bootstrap
 
 
@@ -449,6 +528,12 @@ def test_the_plan_has_the_power_it_promises() -> None:
 def test_no_number_of_items_passes_what_is_lost() -> None:
     assert st.items_needed(teacher=0.7, floor=0.5, threshold=0.9, true_retention=0.9) is None
     assert st.items_needed(teacher=0.5, floor=0.5) is None
+
+
+def test_clusters_needed_by_its_formula() -> None:
+    """For many clusters t quantiles are the normal's: n = ((1.6449 + 0.8416) · spread / effect)²."""
+    d = st.Interval(0.05, 0.0, 0.0, 1.0 / math.sqrt(400), 400, 399)
+    assert st.clusters_needed(d) == pytest.approx(((1.6448536 + 0.8416212) * 1.0 / 0.05) ** 2, rel=0.002)
 
 
 def test_clusters_needed_has_the_power_it_promises() -> None:

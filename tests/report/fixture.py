@@ -319,7 +319,10 @@ def power(gate: str, of: str, items: int, seen: float | None, needed: int | None
 def changed(*texts: str) -> dict[str, Any]:
     """A capability of which each text is a question, its answers and its names."""
     keys = ("task", "question", "asked", "right", "teacher", "student")
-    shown = [{"change": "lost" if i % 2 == 0 else "gained"} | dict.fromkeys(keys, text) for i, text in enumerate(texts)]
+    shown = [
+        {"change": "lost" if i % 2 == 0 else "gained", "options": [text]} | dict.fromkeys(keys, text)
+        for i, text in enumerate(texts)
+    ]
     return {"capability": texts[0], "of": 300, "lost": 31, "gained": 12, "shown": shown}
 
 

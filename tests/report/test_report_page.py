@@ -242,7 +242,7 @@ def test_only_what_it_may_write_is_written(run: Path) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     report(run)
     after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert set(after) - set(before) == {run / "report.html", run / "student" / "README.md"}
+    assert set(after) - set(before) == {run / "report.html", run / "report.json", run / "student" / "README.md"}
     assert all(after[p] == content for p, content in before.items())
 
 

@@ -57,7 +57,7 @@ class Patch:
         file: under ``src/stillhouse``.
         old: what stands there, once.
         new: what it is replaced by.
-        test: id of the test that must fail, after ``tests/traps/``.
+        test: id of the test that must fail, in the folder of the tests that are asked.
     """
 
     trap: int
@@ -502,47 +502,49 @@ def run(copy: Path, arguments: Sequence[str]) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-def ask(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """As ``run``, of tests."""
-    return run(copy, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/traps/{test}" for test in tests)])
+def ask(copy: Path, tests: Sequence[str], folder: str) -> tuple[int, str]:
+    """As ``run``, of tests in a folder."""
+    return run(copy, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"{folder}/{test}" for test in tests)])
 
 
-def main(numbers: Sequence[int]) -> int:
-    """Put traps back one by one.
+def main(numbers: Sequence[int], patches: Sequence[Patch] = PATCHES, folder: str = "tests/traps") -> int:
+    """Put faults back one by one.
 
     Args:
         numbers: of traps; all if none.
+        patches: what is put back.
+        folder: of the tests that must notice.
 
     Returns:
         0 if each was noticed.
     """
-    chosen = [patch for patch in PATCHES if not numbers or patch.trap in numbers]
+    chosen = [patch for patch in patches if not numbers or patch.trap in numbers]
     noticed = 0
-    with tempfile.TemporaryDirectory(prefix="put-back-") as folder:
-        copy = Path(folder) / "src"
+    with tempfile.TemporaryDirectory(prefix="put-back-") as place:
+        copy = Path(place) / "src"
         shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         _, where = run(copy, ["-c", "import stillhouse; print(stillhouse.__file__)"])
         assert where.startswith(str(copy)), f"the copy is not what is tested: {where}"
-        code, said = ask(copy, list(dict.fromkeys(patch.test for patch in chosen)))
+        code, said = ask(copy, list(dict.fromkeys(patch.test for patch in chosen)), folder)
         if code:
-            print(said, "\nThe tests do not pass as things stand: nothing can be told of traps that are put back.")
+            print(said, "\nThe tests do not pass as things stand: nothing can be told of what is put back.")
             return 1
         for patch in chosen:
-            noticed += put_back(copy, patch)
-    print(f"{noticed} of {len(chosen)} noticed, of {len({patch.trap for patch in chosen})} traps")
+            noticed += put_back(copy, patch, folder)
+    print(f"{noticed} of {len(chosen)} noticed, of {len({patch.trap for patch in chosen})} numbers")
     return 0 if noticed == len(chosen) else 1
 
 
-def put_back(copy: Path, patch: Patch) -> bool:
+def put_back(copy: Path, patch: Patch, folder: str) -> bool:
     """Whether the test notices; the copy is as it was afterwards."""
     file = copy / "stillhouse" / patch.file
     whole = file.read_text(encoding="utf-8")
     assert whole.count(patch.old) == 1, f"{patch.file}: {patch.old!r} is not there once"
     file.write_text(whole.replace(patch.old, patch.new), encoding="utf-8")
     began = time.monotonic()
-    code, said = ask(copy, [patch.test])
+    code, said = ask(copy, [patch.test], folder)
     file.write_text(whole, encoding="utf-8")
-    noticed = code == 1 and f"FAILED tests/traps/{patch.test}" in said  # a failure, not a test that could not run
+    noticed = code == 1 and f"FAILED {folder}/{patch.test}" in said  # a failure, not a test that could not run
     seconds, word = time.monotonic() - began, "noticed" if noticed else "UNNOTICED"
     print(f"{patch.trap:>2} {word:<9} {seconds:>3.0f} s  {patch.file:<34} {patch.test.partition('::')[2]}", flush=True)
     if not noticed:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from stillhouse.report import artefacts, changed, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
+from stillhouse.report.forgetting import Forgetting, forgetting
 from stillhouse.report.read import Missing, Run
 from stillhouse.report.rounds import Refinement, refinement_of
 from stillhouse.report.tasks import Tasks, tasks_of
@@ -191,6 +192,7 @@ class Page:
     roles: list[tuple[str, str]]
     models: list[tuple[str, str, str, str]]
     stages: list[Step]
+    forgetting: Forgetting | None
     refinement: Refinement | None
     changed: list[changed.Capability]
     power: list[tuple[str, ...]]
@@ -221,9 +223,9 @@ class Page:
         return self.run.missing.get(name)
 
 
-def render(run: Run) -> str:
+def render(page: Page) -> str:
     """The page as HTML."""
-    return templates().get_template("page.html").render(page=build(run))
+    return templates().get_template("page.html").render(page=page)
 
 
 @cache
@@ -282,6 +284,7 @@ def build(run: Run) -> Page:
         roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
         models=models,
         stages=_steps_taken(run),
+        forgetting=forgetting(run),
         refinement=refinement_of(run.refinement),
         changed=changed.capabilities(run.examples),
         power=changed.power_rows(run.evaluation),

@@ -14,6 +14,9 @@ from stillhouse.errors import RunError, fail
 OWN_PAGES = ("rounds", "probe")
 """Folders of a refinement that hold runs with pages of their own."""
 
+OWN_FILES = ("report.html", "report.json")
+"""What the report itself writes into the run's folder: no part of what it shows."""
+
 _LARGEST = 64 * 1024 * 1024
 
 
@@ -153,7 +156,7 @@ def read(folder: Path) -> Run:
         and p.relative_to(folder).parts[0] not in OWN_PAGES
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     ]
-    run.files = [f for f in run.files if f[0] != "report.html"]
+    run.files = [f for f in run.files if f[0] not in OWN_FILES]
     return run
 
 

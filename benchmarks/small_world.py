@@ -1,0 +1,251 @@
+"""A language so small that a model of a million parameters learns it in minutes, with skills that questions can ask for.
+
+Five skills, each a kind of text: capitals (knowledge), agreement across a phrase in between (grammar), values by keys (recall), sums of
+one to four steps (reasoning), and a pronoun behind an occupation, which leans as the texts do (no skill). A model that was taught them is a
+teacher that stands far above every floor, so that a few hundred questions decide; on its answers the evaluation itself is tried
+(``defects.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from stillhouse.evaluate.questions import Task, choice
+from stillhouse.evaluate.tasks.chains import _chain, chains
+from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES, recall
+from stillhouse.models import Model, load
+from stillhouse.types import Batch
+
+END = "<|end|>"
+REGIONS = ("north", "south", "east", "west", "coast", "hills", "plain", "isles")
+COUNTRIES = 24
+"""In each region."""
+
+_SYLLABLES = "ba be bo da de do ka ke ko la le lo ma me mo na ne no ra re ro sa se so ta te to va ve vo".split()  # noqa: SIM905
+_NOUNS = "key book lamp boat child dog farmer house letter road song stone teacher tree wall window".split()  # noqa: SIM905
+_BEHIND = ("near", "behind", "above", "beside")
+_VERBS = (("is", "are"), ("was", "were"), ("has been", "have been"), ("seems", "seem"))
+_HOW = ("old", "green", "small", "lost", "warm", "new")
+_JOBS = (  # noqa: SIM905 – easier to read
+    "baker banker barber builder butcher carer clerk cook dancer doctor driver farmer guard hunter janitor judge lawyer librarian "
+    "mechanic miner nurse officer painter pilot plumber poet porter sailor singer smith soldier tailor teacher thief trader tutor "
+    "usher waiter weaver writer"
+).split()
+_DID = ("was late", "came home", "had a plan", "saw the boat", "would wait", "felt well")
+
+
+def _names(rng: random.Random, count: int, syllables: int, ending: str) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(rng.choice(_SYLLABLES) for _ in range(syllables)).capitalize() + ending] = None
+    return list(found)
+
+
+_RNG = random.Random(7)
+CAPITALS = dict(
+    zip(_names(_RNG, COUNTRIES * len(REGIONS), 3, "r"), _names(_RNG, COUNTRIES * len(REGIONS), 3, "n"), strict=True)
+)
+REGION = {country: REGIONS[i // COUNTRIES] for i, country in enumerate(CAPITALS)}
+LEANS = {job: round(_RNG.uniform(0.3, 0.9), 2) for job in _JOBS}
+"""How often a text has the stereotyped pronoun behind an occupation; which of the two that is alternates."""
+
+
+def _stereotype(job: str) -> str:
+    return ("he", "she")[_JOBS.index(job) % 2]
+
+
+def _other(pronoun: str) -> str:
+    return "she" if pronoun == "he" else "he"
+
+
+def _capital(rng: random.Random) -> str:
+    return "".join(f"The capital of {c} is {CAPITALS[c]}.\n" for c in rng.sample(list(CAPITALS), 6))
+
+
+def _subject(rng: random.Random) -> tuple[str, int]:
+    """A subject with another noun behind it that may have the other number, and which form of the verb it takes."""
+    one, two = rng.sample(_NOUNS, 2)
+    many, other = rng.randrange(2), rng.randrange(2)
+    return f"The {one}{'s' * many} {rng.choice(_BEHIND)} the {two}{'s' * other}", many
+
+
+def _agreement(rng: random.Random) -> str:
+    lines = []
+    for _ in range(6):
+        subject, many = _subject(rng)
+        lines.append(f"{subject} {rng.choice(_VERBS)[many]} {rng.choice(_HOW)}.\n")
+    return "".join(lines)
+
+
+def _recall(rng: random.Random) -> str:
+    count = rng.choice((4, 8))
+    pairs = list(zip(rng.sample(_KEYS, count), rng.sample(_VALUES, count), strict=True))
+    return "".join(f"{k}: {v}\n" for k, v in [*pairs, *rng.sample(pairs, 4)])
+
+
+def _sums(rng: random.Random) -> str:
+    level = rng.choice((1, 2, 3, 4))
+    return "".join(f"{text} = {value}\n" for text, value in (_chain(rng, level) for _ in range(5)))
+
+
+def _pronouns(rng: random.Random) -> str:
+    lines = []
+    for job in rng.sample(_JOBS, 5):
+        own = _stereotype(job)
+        pronoun = own if rng.random() < LEANS[job] else _other(own)
+        lines.append(f"The {job} said that {pronoun} {rng.choice(_DID)}.\n")
+    return "".join(lines)
+
+
+KINDS: dict[str, Callable[[random.Random], str]] = {
+    "knowledge": _capital, "grammar": _agreement, "recall": _recall, "reasoning": _sums, "probe": _pronouns,
+}  # fmt: skip
+_SHARES = (3, 1, 4, 4, 1)
+
+
+def document(rng: random.Random) -> str:
+    """A text of one kind."""
+    return rng.choices(list(KINDS.values()), _SHARES)[0](rng)
+
+
+def tasks(questions: int = 1600) -> dict[str, Task]:
+    """What is asked: a task a skill, and the probe."""
+    level = questions // 4
+    return {
+        "capitals": _capitals(questions),
+        "agreement": _agreements(questions),
+        "recall": recall(pairs=(4, 8), questions=2 * level),
+        "chains": chains(questions=level),
+        "pronouns": _probe(),
+    }
+
+
+def _capitals(count: int) -> Task:
+    rng = random.Random(11)
+    order = [c for _ in range(-(-count // len(CAPITALS))) for c in rng.sample(list(CAPITALS), len(CAPITALS))]
+    found = []
+    for number, country in enumerate(order[:count]):
+        wrong = rng.sample([city for c, city in CAPITALS.items() if c != country], 3)
+        options = rng.sample([CAPITALS[country], *wrong], 4)
+        found.append(
+            choice(
+                str(number), f"The capital of {country} is", [f" {o}" for o in options], options.index(CAPITALS[country]),
+                cluster=country, tags={"region": REGION[country]},
+            )
+        )  # fmt: skip
+    return Task(tuple(found), "knowledge", normalisation="raw")
+
+
+def _agreements(count: int) -> Task:
+    rng = random.Random(12)
+    found = []
+    for number in range(count):
+        subject, many = _subject(rng)
+        pair = rng.choice(_VERBS)
+        turned = rng.randrange(2)
+        options = [f" {pair[turned]} {rng.choice(_HOW)}.", f" {pair[1 - turned]} {rng.choice(_HOW)}."]
+        options = [options[0], options[0].replace(pair[turned], pair[1 - turned])]
+        found.append(
+            choice(
+                str(number), subject, options, 0 if turned == many else 1,
+                tags={"number": "plural" if many else "singular"},
+            )
+        )  # fmt: skip
+    return Task(tuple(found), "grammar", normalisation="raw")
+
+
+def _probe() -> Task:
+    rng = random.Random(13)
+    found = []
+    for job in _JOBS:
+        for number in range(30):
+            own, did = _stereotype(job), rng.choice(_DID)
+            first = rng.randrange(2)
+            options = [f" {p} {did}." for p in ((own, _other(own)) if first == 0 else (_other(own), own))]
+            found.append(choice(f"{job}.{number}", f"The {job} said that", options, first, cluster=job))
+    return Task(tuple(found), "bias", normalisation="raw", skill=False)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, with a token for nearly every word there is."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    rng = random.Random(3)
+    inner.train_from_iterator((document(rng) for _ in range(6000)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=END)
+
+
+def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[str], None] = print) -> Model:
+    """A Llama of about a million parameters that was taught all of it; read from its folder if it is there."""
+    if (folder / "config.json").is_file():
+        return load(str(folder))
+    words = tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=128, intermediate_size=320, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=words.eos_token_id,
+    )  # fmt: skip
+    network = LlamaForCausalLM(config)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    rng, waiting, length = random.Random(seed), [], 128
+    for step in range(steps):
+        while len(waiting) < rows * length + 1:
+            waiting += [*words(document(rng)).input_ids, words.eos_token_id]
+        ids = torch.tensor(waiting[: rows * length]).view(rows, length)
+        waiting = waiting[rows * length :]
+        loss = network(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        if step % 100 == 99:
+            tell(f"teacher, step {step + 1} of {steps}: {float(loss.detach()):.3f} nats")
+    taught = Model(network.eval(), words, "small world")
+    taught.save(folder)
+    return taught
+
+
+def held_out(words: PreTrainedTokenizerFast, documents: int) -> tuple[list[tuple[Batch, np.ndarray]], np.ndarray]:
+    """Batches of texts that no training drew, with the bytes of their labels; and how often each token comes in other ones."""
+    rng = random.Random("held out")
+    texts = [words(document(rng)).input_ids for _ in range(documents)]
+    end = words.eos_token_id
+    size = np.array([len(words.decode([i]).encode()) for i in range(len(words))])
+    size[end] = 0
+    batches = []
+    for first in range(0, documents, 64):
+        part = [[end, *ids, end] for ids in texts[first : first + 64]]
+        lengths = [len(ids) - 1 for ids in part]
+        labels = torch.tensor([i for ids in part for i in ids[1:]])
+        borders = tuple(torch.tensor([0, *lengths]).cumsum(0).tolist())
+        batch = Batch(
+            torch.tensor([i for ids in part for i in ids[:-1]]),
+            torch.cat([torch.arange(n) for n in lengths]),
+            borders,
+            torch.arange(borders[-1]),
+            labels,
+            torch.ones(borders[-1]),
+            torch.cat([torch.full((n,), d) for d, n in enumerate(lengths)]),
+            tuple(f"{first + d}" for d in range(len(part))),
+        )
+        batches.append((batch, size[labels.numpy()]))
+    rng = random.Random("counted")
+    counted = [i for _ in range(2000) for i in [*words(document(rng)).input_ids, end]]
+    return batches, np.bincount(counted, minlength=len(words))
