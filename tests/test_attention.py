@@ -16,6 +16,8 @@ LENGTHS = {
     "short": [1, 17, 3, 16, 30, 31, 2],
     "around the bound": [SHORT, SHORT + 1, SHORT - 1, 4, SHORT + 1],
     "one": [9],
+    "alike but apart": [5, SHORT + 2, 5],
+    "long ones": [SHORT + 3, SHORT + 3, SHORT + 9],
 }
 
 

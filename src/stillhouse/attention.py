@@ -95,11 +95,22 @@ class Group:
     Args:
         rows_DL: where their tokens are among all, filled up behind the last of each with its first.
         real_DL: which of them are theirs; None if all are.
+        first: where they begin, if they lie one after another with nothing to fill up, so that no token need be copied.
 
     """
 
     rows_DL: Tensor
     real_DL: Tensor | None
+    first: int | None
+
+    def take(self, x: Tensor) -> Tensor:
+        """Their rows of [1, heads, P, width], as [D, heads, L, width]."""
+        documents, length = self.rows_DL.shape
+        if self.first is None:
+            rows = x[0].index_select(1, self.rows_DL.flatten())
+        else:
+            rows = x[0, :, self.first : self.first + documents * length]
+        return rows.view(rows.shape[0], documents, length, rows.shape[2]).transpose(0, 1)
 
 
 SHORT = 128
@@ -109,20 +120,27 @@ STEP = 16
 
 
 @lru_cache(maxsize=32)
-def _groups(borders: tuple[int, ...], device: torch.device) -> tuple[tuple[Group, ...], Tensor]:
-    """Documents grouped by length, and where each token's result lies among those of all groups, one after another."""
+def _groups(borders: tuple[int, ...], device: torch.device) -> tuple[tuple[Group, ...], Tensor | None]:
+    """Documents grouped by length, and where each token's result lies among those of all groups, one after another.
+
+    None in place of that where the results come in the order of the tokens.
+    """
     lengths_D = np.diff(borders)
     class_D = np.where(lengths_D <= SHORT, -(-lengths_D // STEP) * STEP, lengths_D)
+    sizes, firsts = np.unique(class_D, return_index=True)
     groups, origins = [], []
-    for size in np.unique(class_D):
+    for size in sizes[np.argsort(firsts)]:
         members = np.flatnonzero(class_D == size)
         place_L = np.arange(lengths_D[members].max())
         real_DL = place_L < lengths_D[members][:, None]
         rows_DL = np.asarray(borders)[members][:, None] + np.where(real_DL, place_L, 0)
+        together = real_DL.all() and members[-1] - members[0] == len(members) - 1
         real = None if real_DL.all() else torch.from_numpy(real_DL).to(device)
-        groups.append(Group(torch.from_numpy(rows_DL).to(device), real))
+        groups.append(Group(torch.from_numpy(rows_DL).to(device), real, borders[members[0]] if together else None))
         origins.append(np.where(real_DL, rows_DL, -1).ravel())
     origin = np.concatenate(origins)
+    if np.array_equal(origin, np.arange(borders[-1])):
+        return tuple(groups), None
     back_P = np.empty(borders[-1], dtype=np.int64)
     back_P[origin[origin >= 0]] = np.flatnonzero(origin >= 0)
     return tuple(groups), torch.from_numpy(back_P).to(device)
@@ -160,7 +178,8 @@ def _by_length(
             mask = seen if mask is None else (seen & mask) | ~group.real_DL[:, None, :, None]
         out = _attend(q, k, v, causal, mask, **options)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # [D · length, heads, width]
-    return torch.cat(parts).index_select(0, back_P)[None]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (out if back_P is None else out.index_select(0, back_P))[None]
 
 
 def _near(place_L: Tensor, window: int, causal: bool) -> Tensor:
