@@ -35,8 +35,8 @@ from stillhouse.files import write_text
 from stillhouse.report import charts
 
 TRIM = {"name": "trim_vocabulary", "size": 6000, "characters": "seen"}
-DEPTH = {"name": "drop_layers", "keep": 2}
-WIDTH = {"name": "shrink_width", "hidden": 192, "intermediate": 768}
+DEPTH = {"name": "drop_layers", "keep": 3}
+WIDTH = {"name": "shrink_width", "hidden": 192, "intermediate": 384}
 FEATURES = {"name": "hidden_mse", "weight": 100.0}
 
 
@@ -48,14 +48,15 @@ def student(*chain: dict[str, Any]) -> dict[str, Any]:
 CELLS: dict[str, dict[str, Any]] = {
     "base": {},
     "initialisation/random": student(
-        {"name": "random", "layers": 2, "hidden": 192, "heads": 6, "intermediate": 768}, TRIM
+        {"name": "random", "layers": 3, "hidden": 192, "heads": 6, "intermediate": 384}, TRIM
     ),
-    "initialisation/the first two layers": student(DEPTH | {"keep": [0, 1]}, WIDTH, TRIM),
+    "initialisation/the first three layers": student(DEPTH | {"keep": [0, 1, 2]}, WIDTH, TRIM),
     "initialisation/layers by block influence": student(DEPTH | {"by": "block_influence"}, WIDTH, TRIM),
+    "shape/2 layers × 192, inner 768": student(DEPTH | {"keep": 2}, WIDTH | {"intermediate": 768}, TRIM),
     "shape/6 layers × 160, inner 256": student(WIDTH | {"hidden": 160, "intermediate": 256}, TRIM),
-    "shape/balanced: 3 layers × 160": student(TRIM, {"name": "balanced", "parameters": 2_178_242}),
+    "shape/balanced, as the teacher’s proportions": student(TRIM, {"name": "balanced", "parameters": 2_180_000}),
     "shape/1 layer × 256, inner 512": student(DEPTH | {"keep": 1}, WIDTH | {"hidden": 256, "intermediate": 512}, TRIM),
-    "vocabulary/all 30,522 tokens, 2 × 64": student(DEPTH, WIDTH | {"hidden": 64, "intermediate": 384}),
+    "vocabulary/all 30,522 tokens, 3 × 64": student(DEPTH, WIDTH | {"hidden": 64, "intermediate": 256}),
     "vocabulary/all 30,522 tokens, 3 × as large": student(DEPTH, WIDTH),
     "architecture/BiLSTM, teacher’s embedding": student(
         TRIM, {"name": "recurrent", "layers": 1, "embedding": 256, "state": 240}
@@ -73,10 +74,16 @@ CELLS: dict[str, dict[str, Any]] = {
         ],
         "student": "same",
     },
-    "stages/by way of 2 layers × 384": {
-        "stages": [{"name": "assistant", **student(DEPTH, TRIM | {"size": 9000})}],
+    "stages/by way of 3 layers × 384": {
+        "stages": [
+            {
+                "name": "assistant",
+                **student(DEPTH, {"name": "shrink_width", "intermediate": 768}, TRIM | {"size": 9000}),
+            }
+        ],
         **student(WIDTH, TRIM),
     },
+    "training/dropout 0.1": {"dropout": 0.1},
     "objective/α = 0: no teacher": {"alpha": 0.0},
     **{
         f"objective/α = {alpha:g}, T = {temperature:g}": {"alpha": alpha, "temperature": temperature}
@@ -85,7 +92,7 @@ CELLS: dict[str, dict[str, Any]] = {
         if (alpha, temperature) != (0.9, 2.0)
     },
 }
-"""Name → what differs from the base: 2 layers × 192 (inner 768) cut from the teacher, 6,000 tokens, α 0.9, T 2, stored probabilities."""
+"""Name → what differs from the base: 3 layers × 192 (inner 384) cut from the teacher, 6,000 tokens, α 0.9, T 2, stored probabilities."""
 
 BENCHMARK = Benchmark(
     "ablations",
@@ -112,6 +119,7 @@ def recipe_of(cell: str, seed: int, given: argparse.Namespace) -> stillhouse.Rec
     content["trainer"] |= {
         "steps": given.steps // (1 + len(stages)), "tokens_per_step": given.tokens, "micro_tokens": given.tokens,
         "validate_every": None, "keep_best": False, "checkpoint_every": 100, "dtype": "float32",
+        "dropout": change.get("dropout", 0.0),
     }  # fmt: skip
     content["evaluate"] |= {"tokens": 1_000_000, "measures": ["accuracy", "fidelity"]}
     return stillhouse.parse(content)
