@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stillhouse.evaluate.questions import Task, choice
-from stillhouse.evaluate.tasks.chains import _chain, chains
+from stillhouse.evaluate.tasks.chains import chain, chains
 from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES, recall
 from stillhouse.models import Model, load
 from stillhouse.types import Batch
@@ -93,7 +93,7 @@ def _recall(rng: random.Random) -> str:
 
 def _sums(rng: random.Random) -> str:
     level = rng.choice((1, 2, 3, 4))
-    return "".join(f"{text} = {value}\n" for text, value in (_chain(rng, level) for _ in range(5)))
+    return "".join(f"{text} = {value}\n" for text, value in (chain(rng, level) for _ in range(5)))
 
 
 def _pronouns(rng: random.Random) -> str:

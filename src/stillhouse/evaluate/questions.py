@@ -34,7 +34,8 @@ class Question:
         id: which it is; unique in its task.
         kind: how it is asked.
         contexts: what stands before each option; one for all of them, or one each.
-        options: continuations, their leading space included; of a ``word`` the one that is right, of a ``text`` the text.
+        options: continuations, their leading space included; of a ``word`` the one that is right, of a ``text`` the text, of a ``write``
+            one that would be right, where one is known.
         gold: index of the right option.
         cluster: what items depend on each other by (a paradigm, a template); the item itself if empty.
         tags: what it is sliced by: steps, domain, group …
@@ -118,10 +119,22 @@ def write(
     cluster: str = "",
     tags: Mapping[str, str] | None = None,
     floor: float | None = None,
+    solution: str = "",
 ) -> Question:
-    """A prompt whose continuation a program judges; see ``Question``."""
+    """A prompt whose continuation a program judges; see ``Question``. A solution is shown, and may be learned from."""
+    shown = (solution,) if solution else ()
     return Question(
-        id, "write", (prompt,), (), 0, cluster, tags or {}, floor, check=check, stop=tuple(stop), new_tokens=new_tokens
+        id,
+        "write",
+        (prompt,),
+        shown,
+        0,
+        cluster,
+        tags or {},
+        floor,
+        check=check,
+        stop=tuple(stop),
+        new_tokens=new_tokens,
     )
 
 
