@@ -283,6 +283,11 @@ def task_of(asked: recipe.Asked, where: str) -> Task:
     return replace(task, dev=apart, outside=asked.outside or task.outside).taken(asked.limit)
 
 
+def name_of(asked: recipe.Asked) -> str:
+    """What a task of a recipe is called."""
+    return asked.title or asked.name.rpartition(":")[2]
+
+
 def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> dict[str, Task]:
     """The tasks that a recipe names, by what they are called.
 
@@ -297,7 +302,7 @@ def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> di
     problems: list[Problem] = []
     for index, each in enumerate(asked):
         place = f"{where}.{index}"
-        title = each.title or each.name.rpartition(":")[2]
+        title = name_of(each)
         if title in found:
             problems.append(Problem(place, f"there are two tasks '{title}'", "Give one of them a title of its own."))
             continue
