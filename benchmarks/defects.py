@@ -4,7 +4,7 @@ it has to be diagonal.
     python benchmarks/defects.py              every defect below, one after another, resumable; writes the table of docs/evaluate.md
     python benchmarks/defects.py --table      the table of what was measured so far
 
-The teacher is a Llama of 1.3 million parameters that was taught a small language (``small_world.py``) with five skills, about seven minutes
+The teacher is a Llama of half a million parameters that was taught a small language (``small_world.py``) with five skills, about four minutes
 of a core, once: so far above every floor that a few hundred questions decide. All answers are those of real models. Of three
 defects (pronouns, long sums, half of the answers) the copy is whole and its answers are changed afterwards, because no cut through the
 weights is that clean. *rounded to 16 bits* is no defect: it changes answers and loses nothing, and every gate must PASS.
@@ -55,7 +55,7 @@ BENCHMARK = Benchmark(
     __doc__ or "",
     tuple(AIMED),
     {
-        "steps": (1500, "of the teacher, 2,048 tokens each"),
+        "steps": (2000, "of the teacher, 1,152 tokens each"),
         "questions": (1600, "of each skill"),
         "documents": (400, "held-out texts"),
     },
@@ -165,7 +165,7 @@ def sharpened(model: Model, factor: float = 1.5) -> None:
     model.trunk.norm.weight.mul_(factor)  # type: ignore[operator, union-attr]
 
 
-def without_layer(model: Model, layer: int = 3) -> None:
+def without_layer(model: Model, layer: int = 2) -> None:
     """One layer fewer."""
     kept = [block for i, block in enumerate(model.layers) if i != layer]
     model.trunk.layers = nn.ModuleList(kept)
