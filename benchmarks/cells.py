@@ -37,6 +37,7 @@ class Benchmark:
         numbers: option → its default and what it is; a row is of the setting of all of them.
         seeds: which seeds are measured unless others are asked for.
         folder: of the results.
+        needs_data: whether ``--data`` must be given.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Benchmark:
     numbers: dict[str, tuple[float, str]]
     seeds: Sequence[int] = (0,)
     folder: Path = field(default=RESULTS)
+    needs_data: bool = True
 
     @property
     def file(self) -> Path:
@@ -100,7 +102,7 @@ class Benchmark:
         for name, (default, about) in self.numbers.items():
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=about)
         given = parser.parse_args()
-        if given.data is None and not given.table:
+        if self.needs_data and given.data is None and not given.table:
             parser.error("--data is needed")
         return given
 

@@ -1,4 +1,4 @@
-"""A language so small that a model of a million parameters learns it in minutes, with skills that questions can ask for.
+"""A language so small that a model of half a million parameters learns it in minutes, with skills that questions can ask for.
 
 Five skills, each a kind of text: capitals (knowledge), agreement across a phrase in between (grammar), values by keys (recall), sums of
 one to four steps (reasoning), and a pronoun behind an occupation, which leans as the texts do (no skill). A model that was taught them is a
@@ -19,14 +19,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stillhouse.evaluate.questions import Task, choice
-from stillhouse.evaluate.tasks.chains import _chain, chains
+from stillhouse.evaluate.tasks.chains import chain, chains
 from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES, recall
 from stillhouse.models import Model, load
 from stillhouse.types import Batch
 
 END = "<|end|>"
 REGIONS = ("north", "south", "east", "west", "coast", "hills", "plain", "isles")
-COUNTRIES = 24
+COUNTRIES = 12
 """In each region."""
 
 _SYLLABLES = "ba be bo da de do ka ke ko la le lo ma me mo na ne no ra re ro sa se so ta te to va ve vo".split()  # noqa: SIM905
@@ -93,7 +93,7 @@ def _recall(rng: random.Random) -> str:
 
 def _sums(rng: random.Random) -> str:
     level = rng.choice((1, 2, 3, 4))
-    return "".join(f"{text} = {value}\n" for text, value in (_chain(rng, level) for _ in range(5)))
+    return "".join(f"{text} = {value}\n" for text, value in (chain(rng, level) for _ in range(5)))
 
 
 def _pronouns(rng: random.Random) -> str:
@@ -180,21 +180,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1400, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1000, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     rng = random.Random(3)
     inner.train_from_iterator((document(rng) for _ in range(6000)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=END)
 
 
-def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[str], None] = print) -> Model:
-    """A Llama of about a million parameters that was taught all of it; read from its folder if it is there."""
+def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[str], None]) -> Model:
+    """A Llama of half a million parameters that was taught all of it; read from its folder if it is there."""
     if (folder / "config.json").is_file():
         return load(str(folder))
     words = tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=128, intermediate_size=320, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=len(words), hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
         max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=words.eos_token_id,
     )  # fmt: skip
     network = LlamaForCausalLM(config)
@@ -203,7 +203,7 @@ def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[s
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
     )
-    rng, waiting, length = random.Random(seed), [], 128
+    rng, waiting, length = random.Random(seed), [], 96
     for step in range(steps):
         while len(waiting) < rows * length + 1:
             waiting += [*words(document(rng)).input_ids, words.eos_token_id]

@@ -601,7 +601,7 @@ def _read(path: str | Path, what: str, keys: str) -> dict[str, Any]:
 
 
 def policy(path: str | Path, section: Evaluate) -> Evaluate:
-    """What a policy file says a student must hold: the keys ``retention``, ``measures`` and ``seed`` of ``evaluate``.
+    """What a policy file says a student must hold, and what it is asked: the keys ``retention``, ``measures``, ``tasks`` and ``seed``.
 
     Args:
         path: a YAML file.
@@ -610,8 +610,8 @@ def policy(path: str | Path, section: Evaluate) -> Evaluate:
     Raises:
         RecipeError: all that is wrong with the file, at once.
     """
-    content = _read(path, "policy", "the keys retention, measures, seed")
-    possible = ("retention", "measures", "seed")
+    possible = ("retention", "measures", "tasks", "seed")
+    content = _read(path, "policy", f"the keys {', '.join(possible)}")
     if unknown := [key for key in content if key not in possible]:
         raise RecipeError(*(Problem(f"{path}: {key}", "unknown key", did_you_mean(key, possible)) for key in unknown))
     try:

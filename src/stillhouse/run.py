@@ -202,8 +202,13 @@ def evaluate(
     folder = Path(folder)
     settings = load_resolved(folder)
     judged_by = None if policy is None else recipe.policy(policy, settings.evaluate)
-    asked = recipe.Evaluate.model_validate({"tasks": list(tasks)}).tasks if tasks else settings.evaluate.tasks
+    asked = (
+        recipe.Evaluate.model_validate({"tasks": list(tasks)}).tasks
+        if tasks
+        else (judged_by or settings.evaluate).tasks
+    )
     questions = {} if judge_only else tasks_of(asked, "--task" if tasks else "evaluate.tasks")
+    only_tasks = bool(tasks) or asked != settings.evaluate.tasks
     clock = Clock(folder, write=True)
     with lock(folder):
         if not judge_only:
@@ -212,7 +217,7 @@ def evaluate(
                 raise fail(RunError, str(folder), "holds no finished student", way_out)
             with clock("evaluate"):
                 master = load_teacher(settings.reference, console)
-                if not tasks or not (folder / "evaluation" / "items.parquet").is_file():
+                if not only_tasks or not (folder / "evaluation" / "items.parquet").is_file():
                     tokenizer = models.load(str(folder / "before"), empty=True).tokenizer
                     corpus = data.prepare(settings.data, tokenizer, folder / "data", teacher=master)
                     collect(folder, settings, master, corpus, console)

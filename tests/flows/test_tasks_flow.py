@@ -66,6 +66,22 @@ def test_a_policy_judges_the_stored_tables(asked: Path, tmp_path: Path):
     assert stopped.value.code == {"PASS": 0, "FAIL": 1}.get(found["verdict"], 2)
 
 
+def test_a_suite_asks_its_own_tasks_and_is_judged_by_these_alone(asked: Path, tmp_path: Path):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "retention: 0.5\ntasks: [{name: recall, title: few, pairs: [2], questions: 25}]\nmeasures: [tasks, soundness]\n",
+        encoding="utf-8",
+    )
+    before = (asked / "evaluation" / "items.parquet").stat().st_mtime_ns
+    found = stillhouse.evaluate(asked, policy=suite)
+    assert found["counts"]["questions"] == 25
+    assert {f["name"] for f in found["findings"]} == {"tasks", "soundness"}
+    assert found["policy"]["tasks"][0]["title"] == "few"
+    assert (asked / "evaluation" / "items.parquet").stat().st_mtime_ns == before, "text was read again"
+    again = stillhouse.evaluate(asked, judge_only=True)
+    assert again["counts"]["questions"] > 25
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -285,7 +285,7 @@ def evaluation() -> dict[str, Any]:
         "recipe_fingerprint": "7f3a91c2d04be815",
         "verdict": "INCONCLUSIVE",
         "sentence": "Not shown to be a replacement for the teacher (2 of 3 gates hold, none failed; undecided: "
-        "calibration (inconclusive)). The student keeps 93.3 % [91.6, 95.0] of the teacher's skill above the unigram floor "
+        "calibration). The student keeps 93.3 % [91.6, 95.0] of the teacher's skill above the unigram floor "
         "(1.22 bits per byte [1.19, 1.25], teacher 1.12, floor 2.61); asked for: 90 %. |gap| may be up to 4.41 pp (allowed 5.00), and up to 3.24 pp beyond the teacher's (allowed 3.00).",
         "findings": [performance, fidelity, calibration, benefit],
         "models": {

@@ -16,6 +16,7 @@ from stillhouse import machine, recipe
 from stillhouse.evaluate import answers, gates, records
 from stillhouse.evaluate.examples import examples
 from stillhouse.evaluate.power import Power, power
+from stillhouse.evaluate.questions import name_of
 from stillhouse.files import read_json, write_json
 from stillhouse.find import check_options, find
 from stillhouse.models import Model
@@ -112,10 +113,17 @@ def judge(
     """
     section = policy or settings.evaluate
     tables = tables_of(folder, settings.data.classes)
+    if (
+        policy is not None and policy.tasks != settings.evaluate.tasks
+    ):  # a suite of its own: what else was asked is no part of it
+        own = {name_of(task) for task in policy.tasks}
+        tables["answers"] = answers.Answers(tuple(task for task in tables["answers"].tasks if task.task in own))
     gated = gates_of(settings, section, bool(tables["answers"].tasks))
     facts = {
         "recipe_fingerprint": settings.fingerprint(),
-        "policy": None if policy is None else policy.model_dump(mode="json", include={"retention", "measures", "seed"}),
+        "policy": None
+        if policy is None
+        else policy.model_dump(mode="json", include={"retention", "measures", "tasks", "seed"}),
     }
     return _judged(folder, tables, section, gated, facts, seconds)
 

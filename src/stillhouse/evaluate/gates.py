@@ -64,4 +64,5 @@ def exit_code(verdict: Verdict) -> int:
 
 
 def _names(findings: Sequence[Finding]) -> str:
-    return ", ".join(f"{f.name} ({f.verdict.lower()})" if f.verdict != "FAIL" else f.name for f in findings)
+    told = ("FAIL", "INCONCLUSIVE")
+    return ", ".join(f.name if f.verdict in told else f"{f.name} ({f.verdict.lower()})" for f in findings)

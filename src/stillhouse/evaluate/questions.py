@@ -34,7 +34,8 @@ class Question:
         id: which it is; unique in its task.
         kind: how it is asked.
         contexts: what stands before each option; one for all of them, or one each.
-        options: continuations, their leading space included; of a ``word`` the one that is right, of a ``text`` the text.
+        options: continuations, their leading space included; of a ``word`` the one that is right, of a ``text`` the text, of a ``write``
+            one that would be right, where one is known.
         gold: index of the right option.
         cluster: what items depend on each other by (a paradigm, a template); the item itself if empty.
         tags: what it is sliced by: steps, domain, group …
@@ -118,10 +119,22 @@ def write(
     cluster: str = "",
     tags: Mapping[str, str] | None = None,
     floor: float | None = None,
+    solution: str = "",
 ) -> Question:
-    """A prompt whose continuation a program judges; see ``Question``."""
+    """A prompt whose continuation a program judges; see ``Question``. A solution is shown, and may be learned from."""
+    shown = (solution,) if solution else ()
     return Question(
-        id, "write", (prompt,), (), 0, cluster, tags or {}, floor, check=check, stop=tuple(stop), new_tokens=new_tokens
+        id,
+        "write",
+        (prompt,),
+        shown,
+        0,
+        cluster,
+        tags or {},
+        floor,
+        check=check,
+        stop=tuple(stop),
+        new_tokens=new_tokens,
     )
 
 
@@ -270,6 +283,11 @@ def task_of(asked: recipe.Asked, where: str) -> Task:
     return replace(task, dev=apart, outside=asked.outside or task.outside).taken(asked.limit)
 
 
+def name_of(asked: recipe.Asked) -> str:
+    """What a task of a recipe is called."""
+    return asked.title or asked.name.rpartition(":")[2]
+
+
 def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> dict[str, Task]:
     """The tasks that a recipe names, by what they are called.
 
@@ -284,7 +302,7 @@ def tasks_of(asked: Sequence[recipe.Asked], where: str = "evaluate.tasks") -> di
     problems: list[Problem] = []
     for index, each in enumerate(asked):
         place = f"{where}.{index}"
-        title = each.title or each.name.rpartition(":")[2]
+        title = name_of(each)
         if title in found:
             problems.append(Problem(place, f"there are two tasks '{title}'", "Give one of them a title of its own."))
             continue

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from stillhouse.refinement.defaults import DEFAULTS, actions_for
 from stillhouse.report import artefacts, changed, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.forgetting import Forgetting, forgetting
@@ -139,6 +140,7 @@ class Card:
     ladder: bool
     how: list[str]
     limits: list[str]
+    actions: str
 
 
 @dataclass(frozen=True)
@@ -526,6 +528,7 @@ def _card(index: int, found: Mapping[str, Any], shown: Any) -> Card:
         ladder=any(raw is shown for raw in raws),
         how=[charts.HOW[k] for k in dict.fromkeys(c.kind for c in parsed)],
         limits=_strings(found.get("limits")),
+        actions=", ".join(actions_for([name])) if name in DEFAULTS else "",
     )
 
 

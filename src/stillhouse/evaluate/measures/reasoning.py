@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from stillhouse.evaluate import statistics, wording
+from stillhouse.evaluate import statistics, steps, wording
 from stillhouse.evaluate.answers import Answered, Answers
 from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, Point, Series, Verdict
 from stillhouse.evaluate.skill import skill
@@ -18,22 +18,26 @@ _QUESTION = "Does the student keep facts and lose the steps that put them togeth
 
 
 def reasoning(
-    answers: Answers, *, several: float = 0.8, beyond_one: float = 15.0, margin: float = 0.03, seed: int = 0
-) -> Finding:
+    answers: Answers, *, several: float = 0.8, beyond_one: float = 15.0, margin: float = 0.03,
+    direct: dict[str, str] | None = None, seed: int = 0,
+) -> Finding:  # fmt: skip
     """Does the student keep facts and lose the steps that put them together?
 
     Tasks whose questions say how many ``steps`` they take. Kept skill at one step and at several; the reliability of a step p, from
     accuracy(k) ≈ floor + (1 − floor) · p^k, and the horizon ln ½ / ln p: steps after which half is lost. PASS if ``several`` of the
     skill at several steps is kept and it surely is not ``beyond_one`` pp less than at one step; FAIL if the first is refuted, or the
-    second surely fails.
+    second surely fails. Described beside it: of written steps how many are true and whether the answer follows from them; what writing
+    them is worth; and, where a task asks the parts of its questions too, how often all parts are known and the whole is not.
 
     Args:
         answers: the table; of teacher and student.
         several: share of the teacher's skill at two steps and more that must be kept.
         beyond_one: pp of kept skill by which several steps may lie below one.
         margin: share of the questions by which the teacher must surely be above the floor.
+        direct: task in which steps are written → the one that asks the same questions without; worked_sums → chains if not given.
         seed: of the bootstrap.
     """
+    pairs = {"worked_sums": "chains"} if direct is None else direct
     asked = [task for task in answers.having("teacher", "student") if "steps" in task.tags and task.kind != "text"]
     if not asked:
         return wording.not_measured("reasoning", _QUESTION, "no task tells how many steps its questions take")
@@ -53,6 +57,10 @@ def reasoning(
             horizon = _horizon(task, role, steps_N, seed)
             if horizon:
                 estimates += horizon
+            estimates += steps.written(task, role)
+        estimates += steps.put_together(task)
+        if (other := answers.named(pairs.get(task.task, ""))) is not None:
+            estimates += steps.worth(task, other)
         verdicts.append(_judged(task, steps_N, several, beyond_one, margin, estimates))
     chart = Chart("line", "Right by the number of steps", "steps", "% right", tuple(series))
     order: tuple[Verdict, ...] = ("FAIL", "INCONCLUSIVE", "PASS", "UNINFORMATIVE")

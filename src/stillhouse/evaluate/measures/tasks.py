@@ -65,7 +65,7 @@ def tasks(
     if silent:
         reason += f" Nothing can be said of: {'; '.join(silent)}."
     return Finding(
-        "tasks", _QUESTION, verdict, sentence, reason, tuple(estimates), _charts(judged, whole, retention), limits
+        "tasks", _QUESTION, verdict, sentence, reason, tuple(estimates), _charts(asked, whole, retention), limits
     )
 
 
@@ -138,11 +138,19 @@ def _estimates(one: Skill) -> list[Estimate]:
     return found
 
 
-def _charts(judged: Sequence[Skill], whole: Together, retention: float) -> tuple[Chart, ...]:
+def _charts(asked: Sequence[Skill], whole: Together, retention: float) -> tuple[Chart, ...]:
+    """By capability; a task that says nothing has a row without a number."""
+    judged = [one for one in asked if one.informative]
     rows = [Point("all together", whole.value * 100, whole.low * 100, whole.high * 100)]
-    for one in judged:
-        kept = one.kept["student"]
-        rows.append(Point(one.task.task, kept.value * 100, kept.low * 100, kept.high * 100, one.task.size))
+    places = list(dict.fromkeys(one.task.capability for one in asked))
+    for one in sorted(asked, key=lambda one: places.index(one.task.capability)):
+        kept, name = one.kept["student"], f"{one.task.capability}: {one.task.task}"
+        if one.task.task == one.task.capability:
+            name = one.task.task
+        if one.informative:
+            rows.append(Point(name, kept.value * 100, kept.low * 100, kept.high * 100, one.task.size))
+        else:
+            rows.append(Point(f"{name} (says nothing)", None, n=one.task.size))
     marks = (Mark(retention * 100, "asked for"), Mark(100.0, "teacher"))
     forest = Chart(
         "forest",

@@ -23,7 +23,7 @@ def chains(*, steps: tuple[int, ...] = (1, 2, 3, 4), questions: int = 300, shots
     found = []
     for level in steps:
         rng = random.Random(f"{seed}/{level}")
-        asked = [([_chain(rng, level) for _ in range(shots)], _chain(rng, level)) for _ in range(questions)]
+        asked = [([chain(rng, level) for _ in range(shots)], chain(rng, level)) for _ in range(questions)]
         commonest = Counter(result for _, (_, result) in asked).most_common(1)[0][1] / questions
         for number, (before, (sum_, result)) in enumerate(asked):
             shown = "".join(f"{text} = {value}\n" for text, value in before)
@@ -40,7 +40,7 @@ def chains(*, steps: tuple[int, ...] = (1, 2, 3, 4), questions: int = 300, shots
     return Task(tuple(found), "reasoning")
 
 
-def _chain(rng: random.Random, steps: int) -> tuple[str, int]:
+def chain(rng: random.Random, steps: int) -> tuple[str, int]:
     """A sum of so many steps, and its result."""
     value = rng.randint(0, 9)
     text = str(value)

@@ -46,6 +46,8 @@ def row_chart(chart: Chart, ident: str, width: float, mode: str, order: Sequence
     rows = [r for r in order if r.point.y is not None or r.point.low is not None or r.point.high is not None]
     if not rows:
         return nothing(chart, ident, width)
+    if mode == "forest":  # what says nothing has its place among what does
+        rows = list(order)
     stacked = width < WIDE
     grouped = len({r.point.x for r in rows}) < len(rows)
     texts = [_value_text(r.point) for r in rows]
