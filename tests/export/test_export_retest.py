@@ -66,6 +66,47 @@ def test_differences_are_those_of_the_definition(student: Model):
     assert found.low <= found.loss <= found.high
 
 
+def test_accuracy_and_calibration_are_those_of_the_definition():
+    tokenizer = word_pieces()
+    reader = Model(bert(tokenizer, "ForSequenceClassification", num_labels=3), tokenizer, "reader")
+    texts = [tokenizer(words).input_ids for words in ("a fine film", "so dull", "the plot", "awful and cold", "a page")]
+    classes = [0, 1, 2, 0, 1]
+
+    def sharper(logits: np.ndarray, ids: list[int]) -> np.ndarray:
+        logits *= 30.0
+        if ids == texts[2]:
+            logits[0] = [0.0, 0.0, 100.0]
+        return logits
+
+    found = difference(Shifted(reader, sharper), reader, texts, classes)
+    rows = []  # of each text: loss, right, sure of the first choice; of the student and of the sharper one
+    for ids, true in zip(texts, classes, strict=True):
+        mine = logits_of(reader, ids)[0].double()
+        other = torch.tensor(sharper(mine.numpy()[None].copy(), ids)[0])
+        both = [torch.softmax(each, -1).tolist() for each in (mine, other)]
+        rows.append([(-math.log(max(p[true], 1e-300)), p.index(max(p)) == true, max(p)) for p in both])
+    count = len(rows)
+    assert found.loss == pytest.approx(sum(b[0] - a[0] for a, b in rows) / count, rel=1e-4)
+    assert found.accuracy == pytest.approx(sum(b[1] for _, b in rows) / count)
+    assert found.right.value == pytest.approx(sum(b[1] - a[1] for a, b in rows) / count)
+    moved = sum((b[2] - b[1]) - (a[2] - a[1]) for a, b in rows) / count
+    assert found.calibration.value == pytest.approx(moved, abs=1e-5)
+    assert found.calibration.low <= moved + 1e-6 and moved - 1e-6 <= found.calibration.high
+    unknown = difference(Shifted(reader, sharper), reader, texts)
+    assert all(map(math.isnan, (unknown.loss, unknown.accuracy, unknown.right.value, unknown.calibration.high)))
+    assert unknown.to_dict()["right"] == {"value": None, "low": None, "high": None}
+
+
+def test_one_that_is_sure_of_other_things_is_refused(student: Model):
+    texts = [student.tokenizer(line).input_ids for line in ("a still emoji", "deep and wide", "def add", "said it")] * 4
+    found = difference(Shifted(student, lambda x, _: x * 3.0), student, texts)
+    assert found.agreement == 1.0 and found.right.value == 0.0 and found.calibration.low > export.CALIBRATION
+    with pytest.raises(
+        StillhouseError, match=r"export\.formats\.0: is more confident than the student .* pp \(at most 3\)"
+    ):
+        export._refuse_lossy(found, 1e9, "a token", "export.formats.0")
+
+
 def test_nan_is_infinitely_far_and_is_named(student: Model):
     def spoil(logits: np.ndarray, ids: list[int]) -> np.ndarray:
         if ids == TEXTS[1]:
@@ -107,7 +148,8 @@ def test_every_format_is_written_tested_and_recorded(
     export.export(student, run)
     if export_problems(section):
         pytest.skip(str(export_problems(section)[0]))
-    assert export.others(section, run, TEXTS) == []
+    classes = [i % 3 for i in range(len(TEXTS))] if student.classifies else None
+    assert export.others(section, run, TEXTS, classes) == []
     again, artefact = read(run)["hf"], read(run)[export.label_of(section.formats[0])]
     assert again["difference"]["kl"] == 0.0
     assert student.classifies or again["greedy"][0] == again["greedy"][1]
@@ -115,10 +157,13 @@ def test_every_format_is_written_tested_and_recorded(
     if "untested" not in artefact:
         assert artefact["exact"]["kl"] < 0.01 and artefact["difference"]["agreement"] > 0.9
         assert 0 < artefact["load_seconds"] < 120 and artefact["peak_bytes"] > artefact["import_bytes"] * 0.9
+        assert (
+            abs(artefact["difference"]["right"]["value"]) < 0.1 and artefact["difference"]["calibration"]["low"] < 0.03
+        )
     assert not [p for p in run.rglob("*") if p.name.endswith(".tmp")]
     before = (run / artefact["path"]).stat().st_mtime_ns
     monkeypatch.setattr(export, "_tested", lambda *_: pytest.fail("was there already"))
-    assert export.others(section, run, TEXTS) == []
+    assert export.others(section, run, TEXTS, classes) == []
     assert (run / artefact["path"]).stat().st_mtime_ns == before
 
 

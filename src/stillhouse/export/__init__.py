@@ -22,6 +22,10 @@ from stillhouse.worker import Worker
 
 TEXTS, TOKENS = 16, 96
 """Held-out texts that an artefact reads, and tokens of each."""
+CLASSIFIED = 400
+"""Texts that a classifier's reads; each says one thing only."""
+CALIBRATION = 0.03
+"""By how much confidence − accuracy may change."""
 PROMPTS, NEW_TOKENS = 4, 24
 """Texts that it continues, and by how many tokens."""
 HARD = (
@@ -57,6 +61,7 @@ def others(
     section: recipe.Export,
     run: Path,
     texts: Sequence[list[int]],
+    classes: Sequence[int] | None = None,
     console: Console | None = None,
     *,
     deploy: recipe.Deploy | None = None,
@@ -69,6 +74,7 @@ def others(
         section: the recipe's.
         run: the run's folder; ``student/`` is there.
         texts: token ids of held-out texts, one a list.
+        classes: of a classifier, the true class of each of them.
         console: where to show progress.
         deploy: what the target takes; files that are larger are refused.
 
@@ -79,7 +85,8 @@ def others(
     formats = [(i, s) for i, s in enumerate(section.formats) if s.name != "hf"]
     if not formats:
         return []
-    texts = [ids[:TOKENS] for ids in texts if len(ids) > 1][:TEXTS]
+    most = TEXTS if classes is None else CLASSIFIED
+    texts = [ids[:TOKENS] for ids in texts if len(ids) > 1 or classes is not None][:most]
     folder = run / "student"
     of = sha256_file(folder / "model.safetensors")
     old = {record["name"]: record for record in read_json(run / "exports.json", [])}
@@ -104,12 +111,12 @@ def others(
             try:
                 if index is None:
                     artefact = Artefact(folder, "pytorch", student, 0.0)
-                    record |= _tested(artefact, student, texts, section, function, where) | {"path": "student"}
+                    record |= _tested(artefact, student, texts, classes, section, function, where) | {"path": "student"}
                 else:
                     with atomic_folder(run / "exports" / name) as writing:
                         artefact = function(student, writing, **options)
                         _refuse_large(artefact.path, limited.get(strategy.name), where)
-                        record |= _tested(artefact, student, texts, section, function, where)
+                        record |= _tested(artefact, student, texts, classes, section, function, where)
                         record["path"] = f"exports/{name}/{artefact.path.relative_to(writing)}".removesuffix("/.")
             except StillhouseError as error:
                 found = [Problem(f"{where} ({name})", p.what, p.way_out) for p in error.problems]
@@ -122,7 +129,13 @@ def others(
 
 
 def _tested(
-    artefact: Artefact, student: Model, texts: Sequence[list[int]], section: recipe.Export, function: Any, where: str
+    artefact: Artefact,
+    student: Model,
+    texts: Sequence[list[int]],
+    classes: Sequence[int] | None,
+    section: recipe.Export,
+    function: Any,
+    where: str,
 ) -> dict[str, Any]:
     """Run an artefact in a fresh process, and compare.
 
@@ -146,16 +159,16 @@ def _tested(
             record["greedy"] = same_words(worker, student, prompts, NEW_TOKENS)
         else:
             worker.logits(texts[0])
-        _same_tokens(worker, student, texts, where)
+        _same_tokens(worker, student, texts[:TEXTS], where)
         record["peak_bytes"] = worker.ask("peak")["bytes"]
         apart = artefact.same_as is not None and artefact.same_as is not student
         if artefact.same_as is not None:
-            exact = difference(worker, artefact.same_as, texts)
+            exact = difference(worker, artefact.same_as, texts, classes)
             record["exact"] = exact.to_dict() | {"tolerance": artefact.tolerance}
             _refuse_wrong(exact, artefact, where)
-        found = difference(worker, student, texts) if apart or artefact.same_as is None else exact
-        record["difference"] = found.to_dict() | {"margin": section.margin}
-        _refuse_lossy(found, section.margin, where)
+        found = difference(worker, student, texts, classes) if apart or artefact.same_as is None else exact
+        record["difference"] = found.to_dict() | {"margin": section.margin, "calibration_margin": CALIBRATION}
+        _refuse_lossy(found, section.margin, "a text" if student.classifies else "a token", where)
     return record
 
 
@@ -184,18 +197,23 @@ def _refuse_wrong(found: Difference, artefact: Artefact, where: str) -> None:
         raise StillhouseError(Problem(where, what, way_out))
 
 
-def _refuse_lossy(found: Difference, margin: float, where: str) -> None:
-    """An artefact that is shown to lose more than the recipe allows is refused."""
-    classifier = found.loss != found.loss
-    lost = found.kl if classifier else found.low
-    if not lost <= margin:
-        loses = f"{found.kl:.3g} nats a text from the student"
-        if not classifier:
-            loses = f"loses {found.loss:.3g} [{found.low:.3g}, {found.high:.3g}] nats a token against the student"
+def _refuse_lossy(found: Difference, margin: float, unit: str, where: str) -> None:
+    """An artefact that is shown to lose more than the recipe allows is refused, and one that is surely sure of other things."""
+    unknown = found.loss != found.loss  # of a classifier whose texts have no classes
+    if not (found.kl if unknown else found.low) <= margin:
+        loses = f"loses {found.loss:.3g} [{found.low:.3g}, {found.high:.3g}] nats {unit} against the student"
+        loses = f"is {found.kl:.3g} nats {unit} from the student" if unknown else loses
         what = f"{loses} (export.margin is {margin:g}); most at {found.where}; {found.agreement:.0%} of choices agree"
         raise StillhouseError(
             Problem(where, what, "Take a finer precision, or raise export.margin if that is good enough.")
         )
+    moved = found.calibration
+    if moved.low > CALIBRATION or moved.high < -CALIBRATION:
+        what = (
+            f"is {'more' if moved.value > 0 else 'less'} confident than the student for what it gets right: confidence − accuracy "
+            f"moves by {100 * moved.value:.1f} [{100 * moved.low:.1f}, {100 * moved.high:.1f}] pp (at most {100 * CALIBRATION:g})"
+        )
+        raise StillhouseError(Problem(where, what, "Take a finer precision."))
 
 
 def _same_tokens(worker: Worker, student: Model, texts: Sequence[list[int]], where: str) -> None:

@@ -20,6 +20,15 @@ _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
+class Change:
+    """A mean over positions, the artefact's minus the reference's, with its 95 % interval (bootstrap over texts); NaN if unknown."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Difference:
     """What was found where two models read the same texts.
 
@@ -31,10 +40,14 @@ class Difference:
         where: the position of the worst, in words.
         largest_logit: largest absolute difference of two logits, each row's mean taken off (it changes no probability).
         agreement: share of positions with the same likeliest outcome.
-        loss: mean of −log q of the true next token, the artefact's minus the reference's, in nats; NaN of a classifier.
+        loss: mean of −log q of the true next token (or class), the artefact's minus the reference's, in nats; NaN where it is
+            not known.
         low: lower end of its 95 % interval.
         high: upper end.
-        perplexity: the artefact's, on these texts; NaN of a classifier.
+        perplexity: the artefact's, on these texts; NaN likewise.
+        accuracy: share of positions whose likeliest outcome is the true one, the artefact's; NaN likewise.
+        right: the change of that share.
+        calibration: the change of mean confidence − accuracy of the first choice.
 
     """
 
@@ -49,10 +62,17 @@ class Difference:
     low: float
     high: float
     perplexity: float
+    accuracy: float
+    right: Change
+    calibration: Change
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; what is not a number becomes None."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+        def known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in items}
+
+        return asdict(self, dict_factory=known)
 
 
 @torch.no_grad()
@@ -72,21 +92,27 @@ def logits_of(model: Model, ids: Sequence[int]) -> torch.Tensor:
     return logits_NV
 
 
-def difference(worker: Worker, model: Model, texts: Sequence[list[int]]) -> Difference:
+def difference(
+    worker: Worker, model: Model, texts: Sequence[list[int]], classes: Sequence[int] | None = None
+) -> Difference:
     """Read every text with both.
 
     Args:
         worker: the artefact.
         model: the reference, in PyTorch.
         texts: token ids of held-out texts, one a list.
+        classes: of a classifier, the true class of each text, where it is known.
 
     Returns:
-        what differs; the interval is a bootstrap over texts, both models resampled together.
+        what differs; the intervals are a bootstrap over texts, both models resampled together.
 
     """
     kl_D: list[NDArray[np.float64]] = []
     loss_D: list[NDArray[np.float64]] = []
     own: list[NDArray[np.float64]] = []
+    right_D: list[NDArray[np.float64]] = []
+    was_right_D: list[NDArray[np.float64]] = []
+    sure_D: list[NDArray[np.float64]] = []
     same, largest = 0, 0.0
     worst, where = -1.0, ""
     for number, ids in enumerate(texts):
@@ -106,12 +132,18 @@ def difference(worker: Worker, model: Model, texts: Sequence[list[int]]) -> Diff
         largest = max(largest, float(np.abs(centred).max()))
         same += int((came.argmax(-1) == want.argmax(-1)).sum())
         kl_D.append(kl)
-        if not model.classifies:
-            rows, next_ids = np.arange(len(ids) - 1), np.array(ids[1:])
-            loss_D.append(log_p[rows, next_ids] - log_q[rows, next_ids])
-            own.append(-log_q[rows, next_ids])
+        true = ids[1:] if not model.classifies else classes[number : number + 1] if classes else []
+        n, true_n = np.arange(len(true)), np.array(true, np.int64)
+        log_p, log_q = log_p[: len(true)], log_q[: len(true)]
+        loss_D.append(log_p[n, true_n] - log_q[n, true_n])
+        own.append(-log_q[n, true_n])
+        right_D.append((log_q.argmax(-1) == true_n).astype(float))
+        was_right_D.append((log_p.argmax(-1) == true_n).astype(float))
+        sure_D.append(np.exp(log_q.max(-1)) - np.exp(log_p.max(-1)))
     positions = sum(map(len, kl_D))
-    mean, low, high = _interval(loss_D)
+    known = any(map(len, own))
+    loss = _change(loss_D)
+    turned_D = [now - was for now, was in zip(right_D, was_right_D, strict=True)]
     return Difference(
         texts=len(texts),
         positions=positions,
@@ -120,10 +152,13 @@ def difference(worker: Worker, model: Model, texts: Sequence[list[int]]) -> Diff
         where=where,
         largest_logit=largest,
         agreement=same / positions,
-        loss=mean,
-        low=low,
-        high=high,
-        perplexity=float(np.exp(np.concatenate(own).mean())) if own and sum(map(len, own)) else math.nan,
+        loss=loss.value,
+        low=loss.low,
+        high=loss.high,
+        perplexity=float(np.exp(np.concatenate(own).mean())) if known else math.nan,
+        accuracy=float(np.concatenate(right_D).mean()) if known else math.nan,
+        right=_change(turned_D),
+        calibration=_change([sure - turned for sure, turned in zip(sure_D, turned_D, strict=True)]),
     )
 
 
@@ -143,13 +178,13 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _interval(values_D: list[NDArray[np.float64]]) -> tuple[float, float, float]:
+def _change(values_D: list[NDArray[np.float64]]) -> Change:
     """Mean over all positions, and its 95 % interval by a bootstrap over texts."""
     values_D = [v for v in values_D if len(v)]
     if not values_D:
-        return math.nan, math.nan, math.nan
+        return Change(math.nan, math.nan, math.nan)
     sums, counts = np.array([v.sum() for v in values_D]), np.array([len(v) for v in values_D])
     drawn = np.random.default_rng(0).integers(0, len(sums), (_RESAMPLES, len(sums)))
     means = sums[drawn].sum(-1) / counts[drawn].sum(-1)
     low, high = (float(q) for q in np.quantile(means, (0.025, 0.975)))
-    return float(sums.sum() / counts.sum()), low, high
+    return Change(float(sums.sum() / counts.sum()), low, high)

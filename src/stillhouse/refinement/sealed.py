@@ -61,7 +61,9 @@ def finish(history: History, settings: recipe.Recipe, console: Console | None) -
     history.state["router"] = router.advise(seen, tables_of(folder, final.data.classes)["items"], cost)
     history.state["sealed"] |= {"verdict": found["verdict"], "sentence": found["sentence"]}
     history.save()
-    refused = export.others(settings.export, folder, texts_of(corpus), console, deploy=settings.deploy)
+    refused = export.others(
+        settings.export, folder, *texts_of(corpus, bool(final.data.classes)), console, deploy=settings.deploy
+    )
     if refused:
         raise RunError(*refused)
 

@@ -8,7 +8,17 @@ from typing import Any
 from stillhouse.report.read import Run
 from stillhouse.report.words import finite, number, quantity
 
-COLUMNS = ("file", "size", "loads in", "most memory", "loses, nats a token", "same choice", "run by")
+COLUMNS = (
+    "file",
+    "size",
+    "loads in",
+    "most memory",
+    "loses, nats a token",
+    "right, pp",
+    "confidence − accuracy, pp",
+    "same choice",
+    "run by",
+)
 
 
 def rows(run: Run) -> list[tuple[str, ...]]:
@@ -19,10 +29,10 @@ def rows(run: Run) -> list[tuple[str, ...]]:
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     name = str(record.get("path") or record.get("name"))
     if "refused" in record:
-        return (name, "refused", *[""] * 4, str(record["refused"]))
+        return (name, "refused", *[""] * 6, str(record["refused"]))
     size = _megabytes(record.get("bytes"))
     if "untested" in record:
-        return (name, size, *[""] * 4, f"not tested: {record['untested']}")
+        return (name, size, *[""] * 6, f"not tested: {record['untested']}")
     found = record.get("difference")
     found = found if isinstance(found, Mapping) else {}
     lost = ""
@@ -36,6 +46,8 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
         quantity(record.get("load_seconds"), "s"),
         _megabytes(record.get("peak_bytes")),
         lost,
+        _points(found.get("right")),
+        _points(found.get("calibration")),
         quantity(found.get("agreement"), "share"),
         str(record.get("runtime", "")),
     )
@@ -53,6 +65,15 @@ def _small(value: Any) -> str:
     return "0" if abs(known) < 5e-5 else f"{known:.4f}".replace("-", "−")
 
 
+def _points(change: Any) -> str:
+    """A change of a share in percentage points, with its interval."""
+    known = [finite(change.get(key)) for key in ("value", "low", "high")] if isinstance(change, Mapping) else []
+    if not known or None in known:
+        return ""
+    value, low, high = (f"{100 * (each or 0.0):+.2f}".replace("-", "−").replace("+0.00", "0") for each in known)
+    return f"{value} [{low}, {high}]"
+
+
 def note(run: Run) -> str:
     """How the rows were measured; empty where there are none."""
     found = next((r["difference"] for r in run.exports if isinstance(r.get("difference"), Mapping)), None)
@@ -60,6 +81,8 @@ def note(run: Run) -> str:
         return ""
     return (
         f"Each file was loaded in a process of its own by its own runtime and read {found.get('texts')} held-out texts "
-        f"({found.get('positions')} positions) as the student in PyTorch did; the interval is a bootstrap over texts. One that is shown "
-        f"to lose more than {number(found.get('margin'))} nats, or does not compute what its weights say, is refused."
+        f"({found.get('positions')} positions) as the student in PyTorch did: what it loses, how much less often its first choice is right and how "
+        "its confidence moves are differences from the student, with a bootstrap over texts. One that is shown to lose more than "
+        f"{number(found.get('margin'))} nats, to be sure of other things by more than "
+        f"{number(100 * (finite(found.get('calibration_margin')) or 0.03))} pp, or that does not compute what its weights say, is refused."
     )

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from stillhouse.errors import ModelError, Problem
 from stillhouse.export.artefact import Artefact, format_of, write_beside
+from stillhouse.files import write_json
 from stillhouse.grid import Grid
 from stillhouse.machine import has_vnni
 from stillhouse.models import Model
@@ -26,8 +27,13 @@ _BLOCK = 32
 """Weights that share a scale, of int4 and of a decoder's int8."""
 _LARGEST = 1.9e9
 """Bytes of a file: Protocol Buffers end at 2³¹."""
+_OLDEST, _NEWEST = 18, 23
+"""Opsets: the exporter writes none that is older, and ONNX Runtime 1.23 runs none that is newer."""
 _ROUNDED_INPUTS = 0.2
 """Mean KL in nats that rounding inputs to 8 bits in blocks may cost; as llama.cpp does."""
+_LEVEL = 4
+"""MatMulNBits' ``accuracy_level``: inputs are rounded to 8 bits, block by block. With floats (1) ONNX Runtime has no product for
+weights of 8 bits: it turns the whole matrix into floats for every token, which takes fifty times as long."""
 _BITS = {"float32": 32.0, "int8": 8.0 + 32 / _BLOCK, "int4": 4.0 + 32 / _BLOCK}
 
 
@@ -35,6 +41,9 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
     if model.bare or not (model.packs or model.classifies):
         what = f"a {type(model.network).__name__} cannot be written: its state is more than keys and values"
         return Problem("onnx", what, "Export it with hf.")
+    if not _OLDEST <= options["opset"] <= _NEWEST:
+        what = f"opset {options['opset']} cannot be written and run: it is from {_OLDEST} to {_NEWEST}"
+        return Problem("onnx.opset", what, "Leave it out (20), or take what your runtime documents.")
     if 4 * model.parameters_count > _LARGEST:
         what = f"{model.parameters_count:,} parameters do not fit into one ONNX file, which holds 2 GB"
         return Problem("onnx", what, "Export it with hf or gguf.")
@@ -83,13 +92,14 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
     Args:
         student: what to write.
         folder: where; it is there already.
-        precision: of the matrices: float32; int8 or int4 in blocks of 32 with float activations (MatMulNBits). A
-            classifier's int8 has 8-bit activations too, its weights signed only where the processor adds such products exactly.
+        precision: of the matrices: float32; int8 or int4 in blocks of 32 (MatMulNBits), whose inputs are rounded to 8 bits as they
+            come, in blocks too. A classifier's int8 has one scale a row, its weights signed only where the processor adds such
+            products exactly.
             A student that was trained for a grid is written on that grid whether int8 or int4 is asked for.
         opset: version of ONNX's operators.
 
     Raises:
-        ModelError: a network that cannot be written.
+        ModelError: a network that cannot be written, or an operator of it.
 
     """
     problem = _refuses(student, {"precision": precision, "opset": opset})
@@ -105,7 +115,10 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
     with untied.generating() as network, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network.set_attn_implementation("eager")
-        _write(network, path, opset, classifies=student.classifies)
+        try:
+            _write(network, path, opset, classifies=student.classifies)
+        except Exception as error:  # the exporter's errors have no common class
+            raise ModelError(_unsupported(network, error)) from error
     facts = [("opset", str(opset))]
     if on_grids:
         facts.append(("weights", _copy_grids(path, plain)))
@@ -116,9 +129,62 @@ def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opse
         facts.append(("weights", _quantise(path, precision, classifies=student.classifies)))
         log.setLevel(level)
     write_beside(student, folder, precision, {})
+    if not student.classifies:
+        write_json(folder / "genai_config.json", _for_genai(student))
     same_as = plain if precision == "float32" or on_grids else None
-    rounds = on_grids and any(grid.activations is not None for grid in student.grids.values())
-    return Artefact(folder, "onnxruntime", same_as, _ROUNDED_INPUTS if rounds else 1e-4, tuple(facts))
+    return Artefact(folder, "onnxruntime", same_as, _ROUNDED_INPUTS if on_grids else 1e-4, tuple(facts))
+
+
+def _unsupported(network: nn.Module, error: Exception) -> Problem:
+    """What the exporter refused, in its own words: the innermost of its errors names the operator."""
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    lines = str(inner).strip().splitlines() or [type(inner).__name__]
+    what = f"the exporter cannot write a {type(network).__name__}: {lines[0]}"
+    return Problem("onnx", what, "Export it with hf or gguf, or with another opset.")
+
+
+def _for_genai(student: Model) -> dict[str, Any]:
+    """What onnxruntime-genai reads of a folder: how the decoder's inputs and outputs are called, and its shape."""
+    config, tokenizer = student.config, student.tokenizer
+    end = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    context = int(getattr(config, "max_position_embeddings", 2048))
+    inputs = {name: name for name in ("input_ids", "attention_mask", "position_ids")}
+    heads, width = _heads(config)
+    decoder = {
+        "session_options": {},
+        "filename": "model.onnx",
+        "head_size": width,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": heads,
+        "inputs": inputs | {"past_key_names": "past.%d.key", "past_value_names": "past.%d.value"},
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    tokens = {"eos_token_id": end, "pad_token_id": pad, "bos_token_id": end if tokenizer.bos_token_id is None else tokenizer.bos_token_id}  # fmt: skip
+    return {
+        "model": {
+            "type": "decoder",
+            "context_length": context,
+            "vocab_size": config.vocab_size,
+            "decoder": decoder,
+            **tokens,
+        },
+        "search": {"max_length": context, "past_present_share_buffer": False},
+    }
+
+
+def _heads(config: Any) -> tuple[int, int]:
+    """Heads of keys and values, and the width of one."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 class _Decoder(nn.Module):
@@ -172,8 +238,7 @@ def _write(network: Any, path: Path, opset: int, *, classifies: bool) -> None:
         shapes: Any = (tuple({0: any_length, 1: any_length} for _ in names),)
         outputs = ["logits"]
     else:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, width = _heads(config)
         kept = [f"{layer}.{part}" for layer in range(config.num_hidden_layers) for part in ("key", "value")]
         names = ["input_ids", "attention_mask", "position_ids", *(f"past.{name}" for name in kept)]
         outputs = ["logits", *(f"present.{name}" for name in kept)]
@@ -198,6 +263,19 @@ def _write(network: Any, path: Path, opset: int, *, classifies: bool) -> None:
         external_data=False,
         verbose=False,
     )
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Take out of a written graph where in Python each of its nodes came from: a quarter of a megabyte, and paths of this machine."""
+    import onnx as library
+
+    model = library.load(path)
+    del model.metadata_props[:]
+    for each in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        each.doc_string = ""
+        del each.metadata_props[:]
+    library.save(model, path)
 
 
 def _quantise(path: Path, precision: Precision, *, classifies: bool) -> str:
@@ -217,11 +295,11 @@ def _quantise(path: Path, precision: Precision, *, classifies: bool) -> str:
         )
         return "signed int8 (VNNI)" if signed else "unsigned int8 (no VNNI here: sums of signed ones would saturate)"
     bits = 8 if precision == "int8" else 4
-    how = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=1, bits=bits)
+    how = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True, accuracy_level=_LEVEL, bits=bits)
     quantiser = MatMulNBitsQuantizer(library.load(path), algo_config=how)
     quantiser.process()
     quantiser.model.save_model_to_file(str(path), use_external_data_format=False)
-    return f"int{bits} in blocks of {_BLOCK} (MatMulNBits), float32 activations"
+    return f"int{bits} in blocks of {_BLOCK} (MatMulNBits), inputs in 8 bits"
 
 
 def _copy_grids(path: Path, student: Model) -> str:
@@ -262,7 +340,7 @@ def _copy_grids(path: Path, student: Model) -> str:
             N=outputs,
             bits=grid.bits,
             block_size=block,
-            accuracy_level=1 if grid.activations is None else 4,
+            accuracy_level=_LEVEL,
         )
         node.CopyFrom(put)
     used = {name for node in graph.node for name in node.input}
