@@ -36,10 +36,13 @@ def test_released_weights_take_no_memory_and_are_the_same(weights):
     assert weights.sum().item() == total
 
 
-def test_a_weight_that_was_changed_is_not_lost(weights):
-    weights[5] = -1.0
+@pytest.mark.parametrize("place", [5, 2**20 - 1])
+def test_a_weight_that_was_changed_is_not_lost(weights, place, monkeypatch):
+    """Also where the pages' entries are read in several parts."""
+    monkeypatch.setattr(mapped, "_PAGES", 100)
+    weights[place] = -1.0
     assert mapped.release([weights]) == 0
-    assert weights[5].item() == -1.0
+    assert weights[place].item() == -1.0
 
 
 def test_weights_in_plain_memory_are_left_alone(weights):
@@ -50,5 +53,5 @@ def test_weights_in_plain_memory_are_left_alone(weights):
 
 def test_small_models_are_not_looked_for(weights, monkeypatch):
     monkeypatch.setattr(mapped, "LEAST_BYTES", 2**30)
-    monkeypatch.setattr(mapped, "_clean_mappings", lambda: pytest.fail("looked"))
+    monkeypatch.setattr(mapped, "_clean", lambda start, stop: pytest.fail("looked"))
     assert mapped.release([weights]) == 0

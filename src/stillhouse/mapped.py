@@ -8,19 +8,26 @@ need not be counted then. They stay in the system's file cache; looking at them 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 LEAST_BYTES = 64 * 2**20
-"""Less than this is not worth the look through the process's mappings (tens of milliseconds)."""
+"""Less than this is not worth the look through the process's mappings."""
+_MAPS, _PAGEMAP = Path("/proc/self/maps"), Path("/proc/self/pagemap")
 
 _DONTNEED = 4
-_ENTRY = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r\S+p \S+ \S+ \d+ +(/.*\.safetensors)$")
+_ENTRY = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r\S+p \S+ \S+ \d+ +/.*\.safetensors$", re.MULTILINE)
+_PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
+"""Of a page's entry in /proc/self/pagemap; one that was written to is its process's own, in memory or swapped."""
+_PAGES = 1 << 17
+"""Whose entries are read at a time: a megabyte of them, of half a gigabyte of weights."""
 
 
 def release(tensors: Iterable[Tensor]) -> int:
@@ -42,28 +49,29 @@ def release(tensors: Iterable[Tensor]) -> int:
     if sum(t.numel() * t.element_size() for t in mapped) < LEAST_BYTES:
         return 0
     addresses = [t.data_ptr() for t in mapped]
-    released = 0
-    for start, stop in _clean_mappings():
-        if any(start <= address < stop for address in addresses):
-            released += stop - start if _libc().madvise(start, stop - start, _DONTNEED) == 0 else 0
-    return released
-
-
-def _clean_mappings() -> list[tuple[int, int]]:
-    """Where this process has safetensors files mapped, privately and unchanged: (first byte, byte after the last)."""
     try:
-        lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found, entry = [], None
-    for line in lines:
-        if "-" in line.split(" ", 1)[0]:  # the head of an entry; what follows is its account
-            entry = _ENTRY.match(line)
-        elif entry and line.startswith("Anonymous:"):
-            if line.split()[1] == "0":
-                found.append((int(entry[1], 16), int(entry[2], 16)))
-            entry = None
-    return found
+        found = [(int(start, 16), int(stop, 16)) for start, stop in _ENTRY.findall(_MAPS.read_text(encoding="utf-8", errors="replace"))]
+        released = 0
+        for start, stop in found:
+            if any(start <= address < stop for address in addresses) and _clean(start, stop):
+                released += stop - start if _libc().madvise(start, stop - start, _DONTNEED) == 0 else 0
+        return released
+    except OSError:  # a system that does not tell
+        return 0
+
+
+def _clean(start: int, stop: int) -> bool:
+    """Whether what this process sees of a mapping is what is in its file: no page was written to."""
+    page = mmap.PAGESIZE
+    with _PAGEMAP.open("rb", buffering=0) as entries:
+        for at in range(start, stop, page * _PAGES):
+            pages = min(_PAGES, (stop - at) // page)
+            entries.seek(at // page * 8)
+            part = np.frombuffer(entries.read(pages * 8), np.uint64)
+            written = ((part & _SWAPPED) != 0) | ((part & (_PRESENT | _OF_FILE)) == _PRESENT)
+            if len(part) < pages or written.any():
+                return False
+    return True
 
 
 @cache

@@ -163,7 +163,8 @@ class _Chunked(torch.autograd.Function):
         N, V = hidden_NH.shape[0], weight_VH.shape[0]
         hidden_NH, weight_VH = hidden_NH.detach(), weight_VH.detach()
         grad_hidden_NH = torch.empty_like(hidden_NH)
-        grad_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
+        grad_weight_VH = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] else None
+        begun = False  # the first product is written, others are added to it
         grad_bias_V = torch.zeros_like(bias_V) if bias_V is not None and ctx.needs_input_grad[2] else None
         sums = hidden_NH.new_zeros(groups, len(losses), dtype=torch.float64)
         head = Head(weight_VH, None if bias_V is None else bias_V.detach(), head.scale, head.softcap)
@@ -196,12 +197,17 @@ class _Chunked(torch.autograd.Function):
             # from here on the buffer holds the gradient of the loss with respect to the product hidden · weightᵀ
             torch.mm(logits_NV, weight_VH, out=grad_hidden_NH[start:stop])
             if grad_weight_VH is not None:
-                grad_weight_VH.addmm_(logits_NV.t(), hidden_NH[start:stop])
+                torch.addmm(
+                    grad_weight_VH, logits_NV.t(), hidden_NH[start:stop], beta=float(begun), out=grad_weight_VH
+                )
+                begun = True
             if grad_bias_V is not None:
                 grad_bias_V += logits_NV.sum(0)
             found = list(zip(values, counts, strict=True))
             sums += _sums(found, None if group_N is None else group_N[start:stop], groups)
 
+        if grad_weight_VH is not None and not begun:  # no positions
+            grad_weight_VH.zero_()
         ctx.grads = (grad_hidden_NH, grad_weight_VH, grad_bias_V)
         ctx.mark_non_differentiable(sums)
         weights = sums.new_tensor([w.weight for w in losses])
