@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from stillhouse import data, machine, recipe, teacher
+from stillhouse import machine, recipe, teacher
 from stillhouse.check import check
 from stillhouse.data.ledger import Row
 from stillhouse.data.pace import Pace
+from stillhouse.data.readers import WRITTEN
 from stillhouse.data.render import NO_LOSS, Example, end_token, fit, tokenise
 from stillhouse.data.sources.written import written
 from stillhouse.data.synthesis import record_of
@@ -146,7 +147,7 @@ def _write(
             show(f"{len(lengths):,} texts, {sum(lengths):,} tokens", pace.left())
 
         pace.told = told
-        for row in written(writer, pace.tell, settings.folder / data.WRITTEN, **options):
+        for row in written(writer, pace.tell, settings.folder / WRITTEN, **options):
             about = row["provenance"]
             lengths.append(about["tokens"])
             ended += about["finish"] != "length"

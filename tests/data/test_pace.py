@@ -179,7 +179,7 @@ def test_a_limit_on_documents_ends_it_earlier(hands: Hands):
 def test_a_burst_among_quick_records_is_foretold(hands: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A source that takes a minute before its first record, in turn with one of quick records: never wrong by a third."""
     monkeypatch.setattr(pace, "left", spied := _Spy(pace.left, hands))
-    monkeypatch.setattr("stillhouse.data._SECONDS_BETWEEN_REPORTS", -1.0)
+    monkeypatch.setattr("stillhouse.data.building._SECONDS_BETWEEN_REPORTS", -1.0)
 
     def quick(tell: Callable[[float], None]) -> Any:
         for i in range(100):

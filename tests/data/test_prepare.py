@@ -187,7 +187,7 @@ def test_a_limit_counts_what_is_kept_and_ends_the_reading(tokenizer: Any, tmp_pa
 def test_batches_of_tokenisation_do_not_show(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = []
     for size in (1, 7, 256):
-        monkeypatch.setattr("stillhouse.data._BATCH_DOCUMENTS", size)
+        monkeypatch.setattr("stillhouse.data.building._BATCH_DOCUMENTS", size)
         data(documents(30), tokenizer, tmp_path / str(size))
         arrays.append([np.asarray(column(tmp_path / str(size), name)).tobytes() for name in COLUMNS])
     assert arrays[0] == arrays[1] == arrays[2]
@@ -296,7 +296,7 @@ def test_progress_is_told_rarely(tokenizer: Any, tmp_path: Path, monkeypatch: py
         now += 0.01
         return now
 
-    monkeypatch.setattr("stillhouse.data.time.monotonic", monotonic)
+    monkeypatch.setattr("stillhouse.data.building.time.monotonic", monotonic)
     told: list[tuple[float, str]] = []
     ROWS[:] = [{"text": t} for t in documents(200)]
     section = Data.model_validate({"sources": HERE, "block": 8})

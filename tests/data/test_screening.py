@@ -76,9 +76,8 @@ def corpus_of(rows: list[str], filters: list[Any], folder: Path, tokenizer: Any,
 
 
 def kept_texts(folder: Path) -> list[str]:
-    ends = np.load(folder / "text_ends.npy")
-    raw = np.load(folder / "texts.npy").tobytes()
-    return [raw[a:b].decode() for a, b in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+    table, raw = np.load(folder / "documents.npy"), np.load(folder / "texts.npy").tobytes()
+    return [raw[row["text"] :][: row["text_bytes"]].decode() for row in np.sort(table, order="text")]
 
 
 def removed(folder: Path) -> list[dict[str, str]]:
@@ -287,7 +286,7 @@ def test_tasks_hold_out_their_own_also_with_filters(tokenizer: Any, tmp_path: Pa
         "filters": ["contamination"],
     }
     prepare(Data.model_validate(content), tokenizer, tmp_path / "data")
-    table = np.load(tmp_path / "data" / "documents.npy")
+    table = np.sort(np.load(tmp_path / "data" / "documents.npy"), order="text")
     texts = kept_texts(tmp_path / "data")
     for task in (0, 1):
         mine = table["task"] == task
@@ -355,7 +354,7 @@ def test_progress_tells_of_each_filter(tokenizer: Any, tmp_path: Path) -> None:
     told: list[tuple[str, float | None, bool]] = []
     prepare(section(["length", "exact_duplicates"]), tokenizer, tmp_path / "data", progress=lambda *a: told.append(a))
     texts = [text for text, _, _ in told]
-    assert "filter 1 of 2, length: 1 of 1 shards" in texts and "filter 2 of 2, exact_duplicates: judging" in texts
+    assert "filters 1 to 2 of 2: 1 of 1 shards" in texts and "filter 2 of 2, exact_duplicates: judging" in texts
     assert texts[-1] == "30 documents"
 
 

@@ -21,6 +21,7 @@ WORDS = 100
 """Of each document of a sample: its first ones."""
 LONGEST = 4
 """Words of the longest run that documents are compared by."""
+_AT_ONCE = 1 << 20
 
 
 def compare(spool: Spool, before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -34,12 +35,10 @@ def compare(spool: Spool, before: npt.NDArray[np.bool_], after: npt.NDArray[np.b
     Returns:
         ``before`` and ``after``, as ``measure`` gives them, and the ``documents`` and ``words`` of each sample.
     """
-    # not the hash itself: the lowest of these are the held-out documents
-    order = np.argsort(mixed(np.asarray(spool.hashes)), kind="stable")
     count = min(DOCUMENTS, int(after.sum()))
     texts = [
-        [spool.document(int(number)).rendered.words for number in rows[:count]]
-        for rows in (order[before[order]], order[after[order]])
+        [spool.document(number).rendered.words for number in _sample(spool.hashes, mask, count)]
+        for mask in (before, after)
     ]
     cut = [_cut(hashed(side)) for side in texts]
     most = min((sum(map(len, side)) for side in cut), default=0)
@@ -72,6 +71,20 @@ def measure(documents: Sequence[Sequence[int]]) -> dict[str, float | None]:
         found[f"distinct_{n}"] = round(different / total, 4) if total else None
     scores = _self_bleu(counted, [len(document) for document in documents])
     found["self_bleu"] = round(sum(scores) / len(scores), 4) if scores else None
+    return found
+
+
+def _sample(hashes_D: npt.NDArray[np.uint64], mask_D: npt.NDArray[np.bool_], count: int) -> list[int]:
+    """So many rows of a mask: those with the lowest hash, looked for a part at a time."""
+    best = np.zeros(0, dtype=np.int64)
+    keys = np.zeros(0, dtype=np.uint64)
+    for start in range(0, len(mask_D), _AT_ONCE):
+        rows = start + np.flatnonzero(mask_D[start : start + _AT_ONCE])
+        # not the hash itself: the lowest of these are the held-out documents
+        best, keys = np.concatenate([best, rows]), np.concatenate([keys, mixed(np.asarray(hashes_D[rows]))])
+        order = np.argsort(keys, kind="stable")[:count]
+        best, keys = best[order], keys[order]
+    found: list[int] = best.tolist()
     return found
 
 

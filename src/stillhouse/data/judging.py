@@ -87,6 +87,8 @@ class Filter:
         quotes: whether texts that it removes may be shown.
         compares: whether it compares documents with each other. Then the texts of the recipe's held-out files are among
             those measured, before all others; they stay, whatever is found.
+        quick: whether measuring costs about as much as reading, and any text can be measured. Such filters that follow one
+            another measure in one reading, also documents that one of them takes out before the next, for which these do not count.
     """
 
     measure: Callable[[Sequence[Rendered]], Rows]
@@ -94,6 +96,7 @@ class Filter:
     facts: Callable[[Measured], dict[str, Any]] = lambda _: {}
     quotes: bool = True
     compares: bool = False
+    quick: bool = False
 
 
 def band(
@@ -103,6 +106,7 @@ def band(
     least: float | None = None,
     most: float | None = None,
     quotes: bool = True,
+    quick: bool = False,
 ) -> Filter:
     """A filter that measures one number of each document and keeps those in a band, its ends included.
 
@@ -112,6 +116,7 @@ def band(
         least: the lowest that is kept.
         most: the highest that is kept.
         quotes: whether texts that it removes may be shown.
+        quick: as ``Filter`` has it.
 
     Raises:
         RecipeError: nothing could be kept.
@@ -130,11 +135,15 @@ def band(
             before += len(values)
 
     def facts(measured: Measured) -> dict[str, Any]:
-        values = np.concatenate([np.zeros(0), *measured.parts()])
-        values = values[np.isfinite(values)]
-        if not len(values):
+        values = np.empty(len(measured))
+        count = 0
+        for part in measured.parts():
+            finite = part[np.isfinite(part)]
+            values[count : count + len(finite)] = finite
+            count += len(finite)
+        if not count:
             return {}
-        found = np.quantile(values, QUANTILES, method="inverted_cdf")
+        found = np.quantile(values[:count], QUANTILES, method="inverted_cdf", overwrite_input=True)
         return {"measured": {f"{q:.0%}": say(float(v)) for q, v in zip(QUANTILES, found, strict=True)}}
 
-    return Filter(measure, judge, facts, quotes)
+    return Filter(measure, judge, facts, quotes, quick=quick)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 
 from stillhouse.errors import DataError, did_you_mean, fail
 from stillhouse.vocabulary import encode, must_be_fast, pools_first
+
+Ints = npt.NDArray[np.int64]
 
 NO_LOSS = -1
 """In place of a label that carries no loss."""
@@ -93,6 +96,38 @@ class Example:
     truncated: bool = False
 
 
+@dataclass(frozen=True)
+class Examples(Sequence[Example]):
+    """Examples one after another.
+
+    Args:
+        inputs_P: of all of them, as ``Example.inputs``.
+        labels_P: likewise.
+        bytes_P: likewise.
+        borders_D1: where each begins, and the end.
+        first_bytes_D: of each.
+        truncated_D: of each.
+    """
+
+    inputs_P: npt.NDArray[np.int32]
+    labels_P: npt.NDArray[np.int32]
+    bytes_P: npt.NDArray[np.uint32]
+    borders_D1: Ints
+    first_bytes_D: npt.NDArray[np.uint32]
+    truncated_D: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.truncated_D)
+
+    def __getitem__(self, d: Any) -> Any:
+        """One of them, the arrays being views."""
+        if not 0 <= d < len(self):
+            raise IndexError(d)
+        mine = slice(self.borders_D1[d], self.borders_D1[d + 1])
+        arrays = self.inputs_P[mine], self.labels_P[mine], self.bytes_P[mine]
+        return Example(*arrays, int(self.first_bytes_D[d]), bool(self.truncated_D[d]))
+
+
 def value_of(record: Mapping[str, Any], field: str, kind: type, option: str) -> Any:
     """A field of a record.
 
@@ -157,7 +192,7 @@ def end_token(tokenizer: Any, wanted: str | None) -> int:
     return vocabulary[wanted]
 
 
-def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Example]:
+def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> Examples:
     """Tokenise texts, append the end token, shift, and find which labels carry loss.
 
     A label carries loss if any character of it lies in a span. The end token does if the text's last character does. It
@@ -168,19 +203,31 @@ def tokenise(batch: Sequence[Rendered], tokenizer: Any, end: int) -> list[Exampl
         tokenizer: a fast tokenizer.
         end: the end token's id.
     """
-    examples: list[Example | None] = [None] * len(batch)
+    ids: list[list[int]] = [[]] * len(batch)
+    offsets: list[list[tuple[int, int]]] = [[]] * len(batch)
+    added: list[list[int]] = [[]] * len(batch)
     for special in (False, True):
         rows = [i for i, r in enumerate(batch) if r.special is special]
-        if not rows:
-            continue
-        encoded = encode(tokenizer, [batch[i].text for i in rows], special=special)
-        columns = (encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"])
-        for i, ids, offsets, added in zip(rows, *columns, strict=True):
-            examples[i] = _example(batch[i], ids, offsets, added, end, tokenizer)
-    return [e for e in examples if e is not None]
+        if rows:
+            encoded = encode(tokenizer, [batch[i].text for i in rows], special=special)
+            for whole, name in ((ids, "input_ids"), (offsets, "offset_mapping"), (added, "special_tokens_mask")):
+                for i, found in zip(rows, encoded[name], strict=True):
+                    whole[i] = found
+    count_D = np.fromiter(map(len, ids), np.int64, len(ids))
+    total = int(count_D.sum())
+    offsets_P2 = np.fromiter(chain.from_iterable(chain.from_iterable(offsets)), np.int64, 2 * total).reshape(-1, 2)
+    return _shifted(
+        batch,
+        np.fromiter(chain.from_iterable(ids), np.int64, total),
+        offsets_P2,
+        np.fromiter(chain.from_iterable(added), np.bool_, total),
+        _borders(count_D),
+        end,
+        tokenizer,
+    )
 
 
-def classified(batch: Sequence[Rendered], tokenizer: Any, block: int) -> list[Example]:
+def classified(batch: Sequence[Rendered], tokenizer: Any, block: int) -> Examples:
     """Tokenise texts that have a class, and put it where the tokenizer gives it a place.
 
     Args:
@@ -188,15 +235,21 @@ def classified(batch: Sequence[Rendered], tokenizer: Any, block: int) -> list[Ex
         tokenizer: a fast tokenizer.
         block: tokens of the longest example.
     """
-    examples = []
-    for rendered, (ids, truncated) in zip(batch, read_whole([r.content for r in batch], tokenizer, block), strict=True):
+    read = read_whole([r.content for r in batch], tokenizer, block)
+    borders_D1 = _borders(np.array([len(ids) for ids, _ in read], dtype=np.int64))
+    labels_P = np.full(borders_D1[-1], NO_LOSS, dtype=np.int32)
+    for d, rendered in enumerate(batch):
         assert rendered.label is not None
-        labels = np.full(len(ids), NO_LOSS, dtype=np.int32)
-        if ids:
-            labels[0 if pools_first(tokenizer) else -1] = rendered.label
-        nothing = np.zeros(len(ids), dtype=np.uint32)
-        examples.append(Example(np.asarray(ids, dtype=np.int32), labels, nothing, 0, truncated))
-    return examples
+        if read[d][0]:
+            labels_P[borders_D1[d] if pools_first(tokenizer) else borders_D1[d + 1] - 1] = rendered.label
+    return Examples(
+        inputs_P=np.fromiter(chain.from_iterable(ids for ids, _ in read), np.int32, len(labels_P)),
+        labels_P=labels_P,
+        bytes_P=np.zeros(len(labels_P), dtype=np.uint32),
+        borders_D1=borders_D1,
+        first_bytes_D=np.zeros(len(batch), dtype=np.uint32),
+        truncated_D=np.array([truncated for _, truncated in read], dtype=bool),
+    )
 
 
 def read_whole(contents: Sequence[str], tokenizer: Any, longest: int) -> list[tuple[list[int], bool]]:
@@ -219,53 +272,95 @@ def read_whole(contents: Sequence[str], tokenizer: Any, longest: int) -> list[tu
     return found
 
 
-def _example(
-    rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]], added: list[int], end: int, tokenizer: Any
-) -> Example:
-    text = rendered.text
-    ids_L = np.asarray(ids, dtype=np.int64)
-    start_L, stop_L = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
-    added_L = np.asarray(added, dtype=bool)
+def _shifted(
+    batch: Sequence[Rendered],
+    ids_P: Ints,
+    offsets_P2: Ints,
+    added_P: npt.NDArray[np.bool_],
+    borders_D1: Ints,
+    end: int,
+    tokenizer: Any,
+) -> Examples:
+    """Texts as their tokenizer cut them → examples; all texts at once, since most are short.
+
+    Args:
+        batch: the texts.
+        ids_P: their tokens, one text after another.
+        offsets_P2: first character of each token in its text, and the one after its last.
+        added_P: which tokens stand for no text.
+        borders_D1: where each text begins among the tokens, and the end.
+        end: the end token's id.
+        tokenizer: whose tokens they are.
+    """
+    count_D = np.diff(borders_D1)
+    document_P = np.repeat(np.arange(len(batch)), count_D)
+    # characters of all texts in one row, with a place between two texts that belongs to neither
+    length_D = np.fromiter((len(each.text) for each in batch), np.int64, len(batch))
+    base_D = _borders(length_D + 1)[:-1]
+    base_P = base_D[document_P]
     # Tokens share out the characters: each has those up to its end that no token before it had. So what a normaliser
     # drops or an offset leaves out (trimmed spaces) goes to the next token, and a character split over tokens counts
     # once.
-    stop_L = np.maximum.accumulate(np.where(added_L, 0, stop_L)) if len(ids) else stop_L
-    own = np.flatnonzero(~added_L)
-    if len(own):
-        stop_L[own[-1] :] = len(text)
-    before_L = np.concatenate([[0], stop_L[:-1]])
-    at = _byte_positions(text)
-    bytes_L = at[stop_L] - at[before_L] if at is not None else stop_L - before_L
+    stop_P = np.maximum.accumulate(np.where(added_P, 0, offsets_P2[:, 1]) + base_P)
+    # the last token that stands for text has what is left of it
+    own = np.flatnonzero(~added_P)
+    last_D = np.concatenate([[-1], own])[np.searchsorted(own, borders_D1[1:])]
+    last_D = np.where(last_D < borders_D1[:-1], len(ids_P), last_D)
+    stop_P = np.where(np.arange(len(ids_P)) >= last_D[document_P], base_P + length_D[document_P], stop_P)
+    before_P = np.concatenate([[0], stop_P[:-1]])
+    begins_D = borders_D1[:-1][count_D > 0]
+    before_P[begins_D] = base_P[begins_D]
+    at = _byte_positions("\0".join(each.text for each in batch))
+    bytes_P = stop_P - before_P if at is None else at[stop_P] - at[before_P]
 
-    if rendered.loss_spans is None:
-        loss_L, loss_at_end = np.ones(len(ids), dtype=bool), True
-    else:
-        # the pieces of a split character all lie in a span that holds the character
-        first_L = np.where(added_L, before_L, np.minimum(start_L, before_L))
-        loss_L = np.zeros(len(ids), dtype=bool)
-        for a, b in rendered.loss_spans:
-            loss_L |= (first_L < b) & (stop_L > a) & (first_L < stop_L)
-        loss_at_end = bool(rendered.loss_spans) and rendered.loss_spans[-1][1] >= len(text)
+    loss_P, loss_at_end_D = np.ones(len(ids_P), dtype=bool), np.ones(len(batch), dtype=bool)
+    for d, each in enumerate(batch):
+        if each.loss_spans is not None:
+            mine = slice(borders_D1[d], borders_D1[d + 1])
+            stop_L, before_L = stop_P[mine] - base_D[d], before_P[mine] - base_D[d]
+            # the pieces of a split character all lie in a span that holds the character
+            first_L = np.where(added_P[mine], before_L, np.minimum(offsets_P2[mine, 0], before_L))
+            loss_P[mine] = False
+            for a, b in each.loss_spans:
+                loss_P[mine] |= (first_L < b) & (stop_L > a) & (first_L < stop_L)
+            loss_at_end_D[d] = bool(each.loss_spans) and each.loss_spans[-1][1] >= len(each.text)
 
-    if not _ends(rendered, ids, end, tokenizer):
-        ids_L, bytes_L, loss_L = np.append(ids_L, end), np.append(bytes_L, 0), np.append(loss_L, loss_at_end)
-    elif added_L[-1]:  # the tokenizer's own end token
-        loss_L[-1] = loss_at_end
+    finals = [int(ids_P[stop - 1]) if count else None for count, stop in zip(count_D, borders_D1[1:], strict=True)]
+    ends_D = np.array([_ends(*each, end, tokenizer) for each in zip(batch, finals, strict=True)], dtype=bool)
+    own_end = (borders_D1[1:] - 1)[
+        ends_D
+    ]  # where the end token is the tokenizer's own, the text says whether it carries loss
+    loss_P[own_end] = np.where(added_P[own_end], loss_at_end_D[ends_D], loss_P[own_end])
+    # put the end token behind the others
+    borders_out_D1 = _borders(count_D + ~ends_D)
+    to_P = np.arange(len(ids_P)) + (borders_out_D1[:-1] - borders_D1[:-1])[document_P]
+    final_D = borders_out_D1[1:] - 1
+    ids_Q = np.full(int(borders_out_D1[-1]), end, dtype=np.int32)
+    bytes_Q, loss_Q = np.zeros(len(ids_Q), dtype=np.uint32), np.zeros(len(ids_Q), dtype=bool)
+    loss_Q[final_D] = loss_at_end_D
+    ids_Q[to_P], bytes_Q[to_P], loss_Q[to_P] = ids_P, bytes_P, loss_P
     # The shift: from here on a position and its label have the same index.
-    return Example(
-        inputs=ids_L[:-1].astype(np.int32),
-        labels=np.where(loss_L[1:], ids_L[1:], NO_LOSS).astype(np.int32),
-        bytes=bytes_L[1:].astype(np.uint32),
-        first_bytes=int(bytes_L[0]),
+    read_Q, said_Q = np.ones(len(ids_Q), dtype=bool), np.ones(len(ids_Q), dtype=bool)
+    read_Q[final_D] = said_Q[borders_out_D1[:-1]] = False
+    return Examples(
+        inputs_P=ids_Q[read_Q],
+        labels_P=np.where(loss_Q, ids_Q, np.int32(NO_LOSS))[said_Q],
+        bytes_P=bytes_Q[said_Q],
+        borders_D1=borders_out_D1 - np.arange(len(batch) + 1),
+        first_bytes_D=bytes_Q[borders_out_D1[:-1]],
+        truncated_D=np.zeros(len(batch), dtype=bool),
     )
 
 
-def _ends(rendered: Rendered, ids: list[int], end: int, tokenizer: Any) -> bool:
-    """Whether a text already ends with the end token."""
-    if not ids:
-        return False
-    if not rendered.special:
-        return ids[-1] == end
+def _borders(length_D: Ints) -> Ints:
+    """Where each of several things one after another begins, and the end."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(length_D, dtype=np.int64)])
+
+
+def _ends(rendered: Rendered, final: int | None, end: int, tokenizer: Any) -> bool:
+    """Whether a text, whose last token is given, already ends with the end token."""
+    if final is None or not rendered.special:
+        return final == end
     return rendered.text.rstrip().endswith(tokenizer.convert_ids_to_tokens(end))
 
 

@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stillhouse.data import diversity
+from stillhouse.data.grams import twins
 from stillhouse.data.judging import Filter, Ints, Rows
 from stillhouse.data.render import Rendered
 from stillhouse.data.spool import Spool, walk
@@ -41,6 +44,7 @@ EXAMPLE_CHARACTERS = 240
 """Of a removed document that are shown."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+_NUMBERS_KEPT = 16
 
 GIVEN = ("teacher", "held_out")
 """What a filter may name before its options: the teacher's model; a function that goes through the held-out documents."""
@@ -75,37 +79,44 @@ class Pass:
 
     Args:
         spool: all documents.
-        folder: of this pass; holds the measurements, and in ``before.npy`` which documents are left.
+        folder: of this pass; holds the measurements, and in ``before.npy`` which documents are judged.
+        together: of the first of the filters that measure in one reading; holds in ``measured.npy`` which documents are measured.
     """
 
-    def __init__(self, spool: Spool, folder: Path) -> None:
-        self.spool, self.folder = spool, folder
+    def __init__(self, spool: Spool, folder: Path, together: Path) -> None:
+        self.spool, self.folder, self.together = spool, folder, together
+
+    @cached_property
+    def measured(self) -> Mask:
+        """Which documents are measured."""
+        return np.asarray(np.load(self.together / "measured.npy", allow_pickle=False), dtype=np.bool_)
 
     @cached_property
     def before(self) -> Mask:
-        """Which documents are measured: those that earlier filters left, of held-out files only where it compares."""
+        """Which documents are judged: those that earlier filters left, of held-out files only where it compares."""
         return np.asarray(np.load(self.folder / "before.npy", allow_pickle=False), dtype=np.bool_)
 
-    @property
+    @cached_property
     def held_out(self) -> Mask:
-        """Of each measured document whether it is held out."""
+        """Of each judged document whether it is held out."""
         return self.spool.held_out[self.before]
 
-    @property
+    @cached_property
     def stays(self) -> Mask:
-        """Of each measured document whether it stays whatever is found."""
+        """Of each judged document whether it stays whatever is found."""
         return self.spool.stays[self.before]
 
     @cached_property
-    def numbers(self) -> Ints:
-        """The documents that are measured, by their numbers among all."""
-        return np.flatnonzero(self.before)
+    def shards(self) -> list[int]:
+        """The shards that hold any measured document."""
+        borders = self.spool.borders
+        return [i for i in range(self.spool.shards) if self.measured[borders[i] : borders[i + 1]].any()]
 
     @cached_property
-    def shards(self) -> list[int]:
-        """The shards that hold any of them."""
+    def _borders(self) -> list[int]:
+        """How many judged documents there are before each shard, and in all."""
         borders = self.spool.borders
-        return [i for i in range(self.spool.shards) if self.before[borders[i] : borders[i + 1]].any()]
+        return list(accumulate((int(self.before[a:b].sum()) for a, b in pairwise(borders)), initial=0))
 
     def there(self, shard: int) -> bool:
         """Whether a shard is measured."""
@@ -114,8 +125,7 @@ class Pass:
     def measure(self, shard: int, filter_: Filter) -> None:
         """Measure a shard's documents."""
         start, stop = self.spool.borders[shard : shard + 2]
-        rows = np.flatnonzero(self.before[start:stop]).tolist()
-        documents = [read.rendered for read in self.spool.read(shard, rows)]
+        documents = self.spool.rendered(shard, np.flatnonzero(self.measured[start:stop]))
         found = filter_.measure(documents)
         if len(found) != len(documents):
             what = f"a filter measured {len(found)} rows of {len(documents)} documents"
@@ -123,31 +133,50 @@ class Pass:
         write_array(self._file(shard), found)
 
     def __len__(self) -> int:
-        """How many documents are measured."""
-        return len(self.numbers)
+        """How many documents are judged."""
+        return self._borders[-1]
 
     def parts(self) -> Iterator[Rows]:
         """The measurements, a shard at a time."""
         for shard in self.shards:
-            yield np.load(self._file(shard), allow_pickle=False)
+            yield np.load(self._file(shard), allow_pickle=False)[self._judged(shard)]
 
     def column(self, index: int) -> Rows:
         """One column of all measurements."""
-        mapped = (np.load(self._file(shard), mmap_mode="r", allow_pickle=False) for shard in self.shards)
-        return np.concatenate([np.array(part[:, index]) for part in mapped])
+        found = []
+        for shard in self.shards:
+            part = np.load(self._file(shard), mmap_mode="r", allow_pickle=False)
+            found.append(part[:, index][self._judged(shard)])
+        return np.concatenate(found)
+
+    def number(self, row: int) -> int:
+        """A judged document's number among all."""
+        shard = bisect_right(self._borders, row) - 1
+        return int(self._numbers(shard)[row - self._borders[shard]])
 
     def document(self, row: int) -> Rendered:
-        """A measured document, read again."""
-        return self.spool.document(int(self.numbers[row])).rendered
+        """A judged document, read again."""
+        return self.spool.document(self.number(row)).rendered
 
     def where(self, row: int) -> str:
-        """Where a measured document came from."""
-        return self.spool.document(int(self.numbers[row])).where
+        """Where a judged document came from."""
+        return self.spool.document(self.number(row)).where
 
     def drop(self) -> None:
         """Delete the measurements."""
         for shard in self.shards:
             self._file(shard).unlink(missing_ok=True)
+
+    def _judged(self, shard: int) -> Mask:
+        """Which rows of a shard's measurements count."""
+        start, stop = self.spool.borders[shard : shard + 2]
+        return self.before[start:stop][self.measured[start:stop]]
+
+    @lru_cache(_NUMBERS_KEPT)  # noqa: B019 – a pass lives as long as the filter runs
+    def _numbers(self, shard: int) -> Ints:
+        """The judged documents of a shard, by their numbers among all."""
+        start, stop = self.spool.borders[shard : shard + 2]
+        return start + np.flatnonzero(self.before[start:stop])
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:06}.npy"
@@ -181,14 +210,26 @@ class Plan:
 
     def begin(self, number: int) -> Pass:
         """A filter's pass, by its place in the recipe."""
-        return Pass(self.spool, self.folder / str(number))
+        return Pass(self.spool, self.folder / str(number), self.folder / str(self.together(number)[0]))
+
+    def together(self, number: int) -> range:
+        """The filters that measure in one reading with one of them: quick ones that follow one another."""
+        if not self.quick[number]:
+            return range(number, number + 1)
+        first = next((i + 1 for i in range(number - 1, -1, -1) if not self.quick[i]), 0)
+        stop = next((i for i in range(number, len(self.quick)) if not self.quick[i]), len(self.quick))
+        return range(first, stop)
+
+    @cached_property
+    def quick(self) -> list[bool]:
+        """Of each filter whether it is."""
+        return [self.make(number).quick for number in range(len(self.filters))]
 
     def make(self, number: int, teacher: Any = None) -> Filter:
         """A filter, by its place in the recipe."""
-        current = self.begin(number)
 
         def held_out() -> Iterator[tuple[str, Rendered]]:
-            return walk(self.spool, (current.before & self.spool.held_out) | self.spool.stays)
+            return walk(self.spool, (self.begin(number).before & self.spool.held_out) | self.spool.stays)
 
         possible = {"teacher": teacher, "held_out": held_out}
         return make(self.filters[number], f"data.filters.{number}", possible)
@@ -214,10 +255,18 @@ class Screened:
         """How many documents are kept."""
         return int(self.kept.sum())
 
-    def documents(self) -> Iterator[tuple[str, Rendered, int]]:
-        """Those that are kept, in the order in which they were read, each with the side its source is for."""
-        sides = self.plan.spool.rows["side"][self.kept].tolist()
-        return ((*read, side) for read, side in zip(walk(self.plan.spool, self.kept), sides, strict=True))
+    def documents(self) -> Iterator[tuple[str, Rendered, int, bool]]:
+        """Those that are kept, in the order in which they were read, each with the side its source is for.
+
+        And with whether another one may have the same text: those of which none has need not be remembered.
+        """
+        spool = self.plan.spool
+        again = np.zeros(len(self), dtype=np.bool_)
+        for rows in twins(spool.hashes[self.kept]):
+            again[rows] = True
+        sides = spool.rows["side"][self.kept]
+        for (where, rendered), side, twice in zip(walk(spool, self.kept), sides, again, strict=True):
+            yield where, rendered, int(side), bool(twice)
 
     def log_removed(self, path: Path) -> None:
         """Write a line for each removed document: where it came from, which filter took it, and why."""
@@ -310,35 +359,27 @@ def _fill(
 
 
 def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progress: Progress) -> None:
-    """Let one filter go through what is left."""
+    """Let one filter go through what is left; the first of those that measure in one reading measures for all of them."""
     began = time.monotonic()
-    strategy = plan.filters[number]
-    current = plan.begin(number)
-    current.folder.mkdir(exist_ok=True)
     filter_ = plan.make(number, teacher)
-    write_array(current.folder / "before.npy", kept if filter_.compares else kept & ~plan.spool.stays)
-    there = sum(map(current.there, current.shards))
-    text = f"filter {number + 1} of {len(plan.filters)}, {strategy.name}"
-
-    def tell(done: int) -> None:
-        fresh = done - there
-        spent = time.monotonic() - began
-        left = spent * (len(current.shards) - done) / fresh if fresh > 0 else None
-        progress(f"{text}: {done} of {len(current.shards)} shards", left, number + 1 < len(plan.filters))
-
-    tell(there)
-    alone = "teacher" in inspect.signature(find("filter", strategy.name)).parameters
-    if workers == 1 or alone:
-        for done, shard in enumerate(current.shards, 1):
-            if not current.there(shard):
-                current.measure(shard, filter_)
-                tell(max(done, there))
-    else:
-        _together(plan, number, current, workers, tell)
+    group = plan.together(number)
+    folder = plan.folder / str(number)
+    folder.mkdir(exist_ok=True)
+    stays = plan.spool.stays
+    if number == group[0]:
+        makers = [plan.make(i, teacher) for i in group]
+        write_array(folder / "measured.npy", kept if any(each.compares for each in makers) else kept & ~stays)
+    write_array(folder / "before.npy", kept if filter_.compares else kept & ~stays)
+    text = f"filter {number + 1} of {len(plan.filters)}, {plan.filters[number].name}"
+    last = number + 1 == len(plan.filters)
+    if number == group[0]:
+        several = f"filters {number + 1} to {group[-1] + 1} of {len(plan.filters)}"
+        _measure(plan, group, teacher, workers, text if len(group) == 1 else several, progress, last)
+    current = plan.begin(number)
     progress(f"{text}: judging", None, True)
     after, like_held_out, examples = _judge(plan, number, current, filter_)
     told = {
-        "options": strategy.options,
+        "options": plan.filters[number].options,
         "seen": int((~current.stays).sum()),
         "removed": len(current) - int(after.sum()),
         **({"like a held-out document": like_held_out} if filter_.compares else {}),
@@ -346,9 +387,45 @@ def _run(plan: Plan, number: int, kept: Mask, teacher: Any, workers: int, progre
         "examples": examples,
         "seconds": round(time.monotonic() - began, 1),
     }
-    write_array(current.folder / "kept.npy", after | plan.spool.stays)
+    write_array(current.folder / "kept.npy", after | stays)
     write_json(current.folder / "done.json", told)
     current.drop()
+
+
+def _measure(plan: Plan, group: range, teacher: Any, workers: int, text: str, progress: Progress, last: bool) -> None:
+    """Measure all shards for the filters that do so in one reading."""
+    began = time.monotonic()
+    passes = {i: plan.begin(i) for i in group}
+    shards = passes[group[0]].shards
+    for each in passes.values():
+        each.folder.mkdir(exist_ok=True)
+
+    def there() -> int:
+        return sum(all(each.there(shard) for each in passes.values()) for shard in shards)
+
+    before = there()
+
+    def tell(done: int) -> None:
+        fresh = done - before
+        left = (time.monotonic() - began) * (len(shards) - done) / fresh if fresh > 0 else None
+        progress(f"{text}: {done} of {len(shards)} shards", left, not last)
+
+    tell(before)
+    alone = any("teacher" in inspect.signature(find("filter", plan.filters[i].name)).parameters for i in group)
+    if workers > 1 and not alone:
+        _together(plan, group[0], passes[group[0]].folder, workers, lambda: tell(there()))
+        return
+    filters = {i: plan.make(i, teacher) for i in group}
+    for done, shard in enumerate(shards, 1):
+        _measure_shard(passes, filters, shard)
+        tell(max(done, before))
+
+
+def _measure_shard(passes: Mapping[int, Pass], filters: Mapping[int, Filter], shard: int) -> None:
+    """What is not measured yet of a shard."""
+    for i, current in passes.items():
+        if not current.there(shard):
+            current.measure(shard, filters[i])
 
 
 def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mask, int, list[dict[str, str]]]:
@@ -364,7 +441,7 @@ def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mas
             if stays[removed.row]:
                 continue
             like_held_out += removed.like is not None and bool(held_out[removed.like])
-            after[current.numbers[removed.row]] = False
+            after[current.number(removed.row)] = False
             where = current.where(removed.row)
             line = {"record": where, "filter": plan.filters[number].name, "why": removed.why}
             log.write(json.dumps(line) + "\n")
@@ -383,12 +460,12 @@ def _judge(plan: Plan, number: int, current: Pass, filter_: Filter) -> tuple[Mas
     return after, like_held_out, examples
 
 
-def _together(plan: Plan, number: int, current: Pass, workers: int, tell: Callable[[int], None]) -> None:
+def _together(plan: Plan, number: int, folder: Path, workers: int, tell: Callable[[], None]) -> None:
     """Measure with several processes, each taking every so-manyth shard."""
     # a program of its own, not a fork or spawn of this one: it must not run a user's script again, nor share torch's threads
     command = [sys.executable, "-m", "stillhouse.data.measuring", str(plan.folder), str(number)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-    logs = [current.folder / f"worker-{part}.log" for part in range(workers)]
+    logs = [folder / f"worker-{part}.log" for part in range(workers)]
     running: list[subprocess.Popen[bytes]] = []
     failed: list[tuple[int, Path]] = []
     try:
@@ -399,7 +476,7 @@ def _together(plan: Plan, number: int, current: Pass, workers: int, tell: Callab
                 )
         while not failed and any(process.poll() is None for process in running):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-            tell(sum(map(current.there, current.shards)))
+            tell()
             failed = [(p.returncode, log) for p, log in zip(running, logs, strict=True) if p.poll()]
     finally:
         for process in running:
@@ -424,7 +501,7 @@ def measure_part(folder: Path, number: int, part: int, of: int) -> int:
 
     Args:
         folder: that the processes share.
-        number: of the filter.
+        number: of the filter, the first of those that measure in one reading.
         part: which of the parts, from 0.
         of: how many parts there are.
 
@@ -432,14 +509,13 @@ def measure_part(folder: Path, number: int, part: int, of: int) -> int:
         what the process ends with: 0 if all went well, 2 if a user must do something, which its last line tells.
     """
     plan, parent = Plan.read(folder), os.getppid()
-    current = plan.begin(number)
     try:
-        filter_ = plan.make(number)
-        for shard in current.shards[part::of]:
+        passes = {i: plan.begin(i) for i in plan.together(number)}
+        filters = {i: plan.make(i) for i in passes}
+        for shard in passes[number].shards[part::of]:
             if os.getppid() != parent:
                 return 1
-            if not current.there(shard):
-                current.measure(shard, filter_)
+            _measure_shard(passes, filters, shard)
     except StillhouseError as error:
         print(json.dumps([vars(problem) for problem in error.problems]))
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,8 @@ DOCUMENT = np.dtype(
         ("truth", "?"),  # its labels are known
         ("side", "u1"),
         ("task", "<u2"),  # number of its task
+        ("text", "<i8"),  # where its text begins in the texts
+        ("text_bytes", "<i8"),
     ]
 )
 """One row a document."""
@@ -37,10 +40,9 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     "bytes": np.dtype("<u4"),
     "documents": DOCUMENT,
     "texts": np.dtype("u1"),
-    "text_ends": np.dtype("<i8"),
 }
-"""Array → what it holds: inputs, labels and bytes have one entry a position, documents after one another; ``texts`` the UTF-8
-bytes of all documents as they were tokenised, and ``text_ends`` where each ends in them."""
+"""Array → what it holds: inputs, labels and bytes have one entry a position, documents after one another as they came; ``texts``
+the UTF-8 bytes of all documents as they were tokenised; ``documents`` is in the order of sides and shares."""
 
 
 class Column:
@@ -135,6 +137,20 @@ def write_array(path: Path, values: npt.NDArray[Any]) -> None:
     content = io.BytesIO()
     np.save(content, np.asfortranarray(values), allow_pickle=False)
     write_bytes(path, content.getvalue())
+
+
+def partitions(numbers_D: npt.NDArray[np.uint64], most: int = 1 << 20) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of numbers that are as good as random, in parts of about ``most``, part by part in the order of the numbers.
+
+    What is sorted a part at a time needs the memory of a part.
+    """
+    bits = max(0, (len(numbers_D) // most).bit_length())
+    if not bits:
+        yield np.arange(len(numbers_D))
+        return
+    top_D = (numbers_D >> np.uint64(64 - min(bits, 8))).astype(np.uint8)
+    for part in range(1 << min(bits, 8)):
+        yield np.flatnonzero(top_D == part)
 
 
 def below(shares_D: npt.NDArray[np.uint64], validation: float) -> npt.NDArray[np.bool_]:

@@ -72,4 +72,5 @@ def boilerplate(
         lambda documents: np.array([share(d.words) for d in documents], dtype=np.float64),
         lambda value: f"{value:.0%} of the text in lines of boilerplate",
         most=most,
+        quick=True,
     )

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from stillhouse.data.grams import twins, words
+from stillhouse.data.grams import own_words, twins, wholes, words
 from stillhouse.data.judging import Filter, Measured, Removed
 from stillhouse.data.render import Rendered
 
@@ -26,9 +26,11 @@ def exact_duplicates(*, ignore: Literal["spacing", "punctuation"] = "punctuation
         return " ".join(document.words.split() if ignore == "spacing" else words(document.words))
 
     def measure(documents: Sequence[Rendered]) -> npt.NDArray[np.uint64]:
+        if ignore == "punctuation":
+            return wholes(*own_words(documents))[:, None]
         texts = [plain(d).encode("utf-8", "surrogatepass") for d in documents]
         keys = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]
-        return np.array(keys, dtype=np.uint64).reshape(len(keys), 1)
+        return np.array(keys, dtype=np.uint64)[:, None]
 
     def judge(measured: Measured) -> Iterator[Removed]:
         rows, firsts, _ = twins(measured.column(0))
@@ -38,4 +40,4 @@ def exact_duplicates(*, ignore: Literal["spacing", "punctuation"] = "punctuation
             if text and text == plain(measured.document(first)):
                 yield Removed(later, f"the same as {measured.where(first)}", like=first)
 
-    return Filter(measure, judge, compares=True)
+    return Filter(measure, judge, compares=True, quick=True)

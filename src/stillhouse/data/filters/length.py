@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from stillhouse.data.grams import words
+from stillhouse.data.grams import own_words
 from stillhouse.data.judging import Filter, band
+from stillhouse.data.render import Rendered
 
 
 def length(
@@ -25,12 +28,15 @@ def length(
         unit: what is counted; where a script writes no spaces, a character is a word.
     """
 
-    def count(text: str) -> int:
-        return len(text) if unit == "characters" else len(words(text))
+    def count(documents: Sequence[Rendered]) -> npt.NDArray[np.float64]:
+        if unit == "characters":
+            return np.array([len(d.words) for d in documents], dtype=np.float64)
+        return np.diff(own_words(documents)[1]).astype(np.float64)
 
     return band(
-        lambda documents: np.array([count(d.words) for d in documents], dtype=np.float64),
+        count,
         lambda value: f"{value:,.0f} {unit}",
         least=least,
         most=most,
+        quick=True,
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from stillhouse.data.grams import Hashes, Ints, hashed, runs, twins
+from stillhouse.data.grams import Hashes, hashed, own_words, runs, twins
 from stillhouse.data.judging import Filter, Measured, Removed
 from stillhouse.data.render import Rendered
 from stillhouse.errors import RecipeError, fail
@@ -52,15 +52,13 @@ def near_duplicates(
     rows = rows_of_band(threshold, permutations)
     bands = permutations // rows
 
-    def shingles(documents: Sequence[Rendered]) -> tuple[Hashes, Ints]:
-        return runs(*hashed([d.words for d in documents]), run)
-
     def measure(documents: Sequence[Rendered]) -> Hashes:
-        runs_R, borders_D1 = shingles(documents)
+        runs_R, borders_D1 = runs(*own_words(documents), run)
         signatures = RMinHash.digest_matrix_from_flat_token_hashes(
             runs_R, borders_D1.astype(np.uint64), permutations, _SEED
         )
-        values_DP = np.array(signatures.to_rows(), dtype=np.uint64).reshape(len(documents), permutations)
+        numbers = chain.from_iterable(signatures.to_rows())
+        values_DP = np.fromiter(numbers, np.uint64, len(documents) * permutations).reshape(-1, permutations)
         keys_DB = np.zeros((len(documents), bands), dtype=np.uint64)
         for row in range(rows):
             keys_DB = (keys_DB + values_DP[:, row : bands * rows : rows]) * _STEP
@@ -70,14 +68,16 @@ def near_duplicates(
     def judge(measured: Measured) -> Iterator[Removed]:
         @lru_cache(_REMEMBERED)
         def of(row: int) -> Hashes:
-            return np.unique(shingles([measured.document(row)])[0])
+            return np.unique(runs(*hashed([measured.document(row).words]), run)[0])
 
-        taken: dict[int, int] = {}  # removed → the document that it is like
+        taken = np.arange(
+            len(measured), dtype=np.int32
+        )  # of a removed document the one that it is like; of all others itself
         stays = measured.stays
         for later, earlier in _candidates(measured, bands):
             if stays[later]:
                 continue
-            for row in dict.fromkeys(taken.get(each, each) for each in earlier):
+            for row in dict.fromkeys(taken[earlier].tolist()):
                 likeness = jaccard(of(later), of(row))
                 if likeness >= threshold:
                     taken[later] = row
@@ -85,7 +85,7 @@ def near_duplicates(
                     yield Removed(later, why, like=row)
                     break
 
-    return Filter(measure, judge, compares=True)
+    return Filter(measure, judge, compares=True, quick=True)
 
 
 def rows_of_band(threshold: float, permutations: int) -> int:

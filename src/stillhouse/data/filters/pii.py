@@ -46,6 +46,7 @@ def pii(
         lambda value: f"{value:.0f} personal item{'' if value == 1 else 's'}",
         most=most,
         quotes=False,
+        quick=True,
     )
 
 

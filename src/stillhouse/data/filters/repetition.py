@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stillhouse.data.grams import hashed, inside, mixed, windows
+from stillhouse.data.grams import inside, mixed, own_words, windows
 from stillhouse.data.judging import Filter, band
 from stillhouse.data.render import Rendered
 
@@ -26,7 +26,7 @@ def repetition(*, run: Annotated[int, Field(ge=1)] = 5, most: Annotated[float, F
     """
 
     def measure(documents: Sequence[Rendered]) -> npt.NDArray[np.float64]:
-        words_W, borders_D1 = hashed([d.words for d in documents])
+        words_W, borders_D1 = own_words(documents)
         first_R, document_R = inside(borders_D1, run)
         for n, window in windows(words_W, run):
             if n == run:
@@ -43,4 +43,6 @@ def repetition(*, run: Annotated[int, Field(ge=1)] = 5, most: Annotated[float, F
         found: npt.NDArray[np.float64] = (before[borders_D1[1:]] - before[borders_D1[:-1]]) / np.maximum(count, 1)
         return found
 
-    return band(measure, lambda value: f"{value:.0%} of the words in runs of {run} that came before", most=most)
+    return band(
+        measure, lambda value: f"{value:.0%} of the words in runs of {run} that came before", most=most, quick=True
+    )
