@@ -80,9 +80,8 @@ def main() -> None:
 
 def prepare(given: argparse.Namespace) -> World:
     torch.set_num_threads(1)
-    own = teacher(
-        given.work / f"teacher-{given.steps}-{given.seeds[0]}", steps=given.steps, rows=16, seed=given.seeds[0]
-    )
+    folder = given.work / f"teacher-{given.steps}-{given.seeds[0]}"
+    own = teacher(folder, steps=given.steps, rows=12, seed=given.seeds[0], tell=lambda line: print(line, flush=True))
     own.eval()
     asked = tasks(given.questions)
     batches, counts_V = held_out(own.tokenizer, given.documents)

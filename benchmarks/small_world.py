@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stillhouse.evaluate.questions import Task, choice
-from stillhouse.evaluate.tasks.chains import chain, chains
+from stillhouse.evaluate.sums import chain
+from stillhouse.evaluate.tasks.chains import chains
 from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES, recall
 from stillhouse.models import Model, load
 from stillhouse.types import Batch
@@ -188,7 +189,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[str], None]) -> Model:
-    """A Llama of half a million parameters that was taught all of it; read from its folder if it is there."""
+    """A Llama of half a million parameters that was taught all of it; read from its folder if it is there, and goes on where it was killed."""
     if (folder / "config.json").is_file():
         return load(str(folder))
     words = tokenizer()
@@ -203,8 +204,15 @@ def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[s
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
     )
-    rng, waiting, length = random.Random(seed), [], 96
-    for step in range(steps):
+    rng, waiting, length, kept = random.Random(seed), [], 96, folder.with_suffix(".pt")
+    begin = 0
+    if kept.is_file():
+        state = torch.load(kept, weights_only=False)
+        for part, values in zip((network, optimiser, schedule), state["parts"], strict=True):
+            part.load_state_dict(values)
+        rng.setstate(state["rng"])
+        begin, waiting = state["step"], state["waiting"]
+    for step in range(begin, steps):
         while len(waiting) < rows * length + 1:
             waiting += [*words(document(rng)).input_ids, words.eos_token_id]
         ids = torch.tensor(waiting[: rows * length]).view(rows, length)
@@ -215,10 +223,14 @@ def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[s
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-        if step % 100 == 99:
+        if step % 50 == 49:
+            parts = [part.state_dict() for part in (network, optimiser, schedule)]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"parts": parts, "rng": rng.getstate(), "step": step + 1, "waiting": waiting}, kept)
             tell(f"teacher, step {step + 1} of {steps}: {float(loss.detach()):.3f} nats")
     taught = Model(network.eval(), words, "small world")
     taught.save(folder)
+    kept.unlink(missing_ok=True)
     return taught
 
 

@@ -547,7 +547,7 @@ def schema(
     if of == "recipe":
         from stillhouse.recipe import schema as verb
     else:
-        from stillhouse.report.schema import schema as verb
+        from stillhouse.told import schema as verb
     sys.stdout.write(json.dumps(verb(), indent=2) + "\n")
 
 

@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "task": "evaluate/tasks",
     "measure": "evaluate/measures",
     "feature": "evaluate/features",
+    "edit": "evaluate/edits",
     "log": "evaluate/logs",
     "export": "export/formats",
     "action": "refinement/actions",

@@ -12,15 +12,16 @@ import pytest
 from answer_tables import choices
 from synthetic_tables import value
 
-from stillhouse.data.sources.exercises import exercises
 from stillhouse.errors import RecipeError
 from stillhouse.evaluate import steps
 from stillhouse.evaluate.answers import Answered, Answers
 from stillhouse.evaluate.measures.reasoning import reasoning
 from stillhouse.evaluate.questions import task_of
+from stillhouse.evaluate.sums import worked
 from stillhouse.evaluate.tasks.chains import chains
 from stillhouse.evaluate.tasks.facts import facts
-from stillhouse.evaluate.tasks.worked_sums import worked, worked_sums
+from stillhouse.evaluate.tasks.worked_sums import worked_sums
+from stillhouse.exercises import exercises
 from stillhouse.recipe import Asked
 
 

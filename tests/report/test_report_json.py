@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from stillhouse.report import report
-from stillhouse.report.schema import ADAPTER, schema
+from stillhouse.told import ADAPTER, schema
 
 LOGS = Path(__file__).parents[1] / "evaluate" / "lm_eval_logs"
 

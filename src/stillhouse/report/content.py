@@ -1,4 +1,4 @@
-"""The page's content as plain values: ``report.json``, which programs can read and gates can go by. Its types: ``schema.py``."""
+"""The page's content as plain values: ``report.json``, which programs can read and gates can go by. Its types: ``stillhouse.told``."""
 
 from __future__ import annotations
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from stillhouse.evaluate import wording
-from stillhouse.evaluate.answers import Answers
-from stillhouse.evaluate.records import Chart, Estimate, Finding, Mark, Point, Series, Verdict
+import math
+
+import numpy as np
+
+from stillhouse.evaluate import statistics, wording
+from stillhouse.evaluate.answers import Answered, Answers
+from stillhouse.evaluate.records import Chart, Estimate, Finding, FloatArray, Mark, Point, Series, Verdict
 from stillhouse.evaluate.skill import Skill, skills
 from stillhouse.evaluate.statistics import Interval, difference
-from stillhouse.evaluate.wording import number, plain
+from stillhouse.evaluate.wording import estimate, number, plain
 
 _QUESTION = "Does the student keep on unfamiliar questions what it keeps on familiar ones?"
 
@@ -17,8 +21,8 @@ def generalisation(
 ) -> Finding:
     """Does the student keep on unfamiliar questions what it keeps on familiar ones?
 
-    Pairs of tasks, one of which is ``outside`` the other: longer chains, another source, mirrored questions. What is kept of the
-    teacher's skill outside, and that less what is kept inside. PASS if ``least`` is kept outside and the drop surely is smaller
+    Pairs of tasks, one of which is ``outside`` the other: longer chains, another source, the same questions in other words. What is kept
+    of the teacher's skill outside, and that less what is kept inside. PASS if ``least`` is kept outside and the drop surely is smaller
     than ``largest_drop``; FAIL if less is kept, or the drop surely is larger. A student that fails inside too loses no more by it.
 
     Args:
@@ -49,6 +53,7 @@ def generalisation(
             Estimate(f"{name}: kept outside", "student", kept.value * 100, kept.low * 100, kept.high * 100, "%", n),
             Estimate(f"{name}: outside − inside", "student", drop.value, drop.low, drop.high, "pp", n),
         ]
+        estimates += _same(inside.task, outside.task)
         for one in (inside, outside):
             k = one.kept["student"]
             rows.append(Point(one.task.task, k.value * 100, k.low * 100, k.high * 100, one.task.size))
@@ -60,6 +65,8 @@ def generalisation(
             told.append(("PASS", share))
         else:
             told.append(("INCONCLUSIVE", f"{share} {wording.to_decide(kept.needed, kept.gap.clusters, 'question')}"))
+    for inside in {id(one): one for one, _ in pairs}.values():
+        estimates += _worst(inside, [outside for one, outside in pairs if one is inside])
     order: tuple[Verdict, ...] = ("FAIL", "INCONCLUSIVE", "PASS", "UNINFORMATIVE")
     verdict = next(v for v in order if any(v == each for each, _ in told))
     sentence = " ".join(text for each, text in told if each == verdict)
@@ -78,6 +85,50 @@ def generalisation(
         wording.ONE_SEED,
     )
     return Finding("generalisation", _QUESTION, verdict, sentence, reason, tuple(estimates), (chart,), limits)
+
+
+def _asks_the_same(one: Answered, other: Answered) -> bool:
+    """Whether two tasks are the same questions in other words: then they are compared question by question."""
+    return one.kind == other.kind and one.question.tolist() == other.question.tolist()
+
+
+def _same(inside: Answered, outside: Answered) -> list[Estimate]:
+    """How often each model answers the same in other words, and the student less often than the teacher."""
+    if not _asks_the_same(inside, outside):
+        return []
+    same = {role: _unchanged(inside, outside, role) for role in ("teacher", "student")}
+    label = f"{inside.task} → {outside.task}: answered the same"
+    found = [
+        estimate(label, role, statistics.share(same_N, inside.cluster).scaled(100), "%", inside.size)
+        for role, same_N in same.items()
+    ]
+    less = statistics.mean(same["student"] - same["teacher"], inside.cluster).scaled(100)
+    return [*found, estimate(f"{label}, student − teacher", "student", less, "pp", inside.size)]
+
+
+def _unchanged(inside: Answered, outside: Answered, role: str) -> FloatArray:
+    """Of each question, 1 where a role says the same."""
+    if inside.kind == "choice":
+        return np.asarray(inside.chosen(role) == outside.chosen(role), dtype=np.float64)
+    if inside.kind == "write":
+        pairs = zip(inside.roles[role].text, outside.roles[role].text, strict=True)
+        return np.array([one == other for one, other in pairs], dtype=np.float64)
+    return np.asarray(inside.score(role) == outside.score(role), dtype=np.float64)
+
+
+def _worst(inside: Skill, others: list[Skill]) -> list[Estimate]:
+    """What is kept where a question counts by its worst wording, of teacher and student alike; lower is worse here."""
+    edits = [one for one in others if _asks_the_same(inside.task, one.task)]
+    if not edits:
+        return []
+    tasks = (inside.task, *(one.task for one in edits))
+    teacher_N, student_N = (np.min([t.score(role) for t in tasks], axis=0) for role in ("teacher", "student"))
+    kept = statistics.retention(teacher_N, student_N, inside.floor.score_N, inside.task.cluster)
+    if not math.isfinite(kept.value):
+        return []
+    value, low, high = (x * 100 for x in (kept.value, kept.low, kept.high))
+    label = f"{inside.task.task}: kept in the worst of {len(tasks)} wordings"
+    return [Estimate(label, "student", value, low, high, "%", inside.task.size)]
 
 
 def _drop(inside: Skill, outside: Skill) -> Interval:

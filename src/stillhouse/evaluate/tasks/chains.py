@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 from stillhouse.evaluate.questions import Task, word
+from stillhouse.evaluate.sums import chain
 
 
 def chains(*, steps: tuple[int, ...] = (1, 2, 3, 4), questions: int = 300, shots: int = 4, seed: int = 0) -> Task:
@@ -38,14 +39,3 @@ def chains(*, steps: tuple[int, ...] = (1, 2, 3, 4), questions: int = 300, shots
                 )
             )
     return Task(tuple(found), "reasoning")
-
-
-def chain(rng: random.Random, steps: int) -> tuple[str, int]:
-    """A sum of so many steps, and its result."""
-    value = rng.randint(0, 9)
-    text = str(value)
-    for _ in range(steps):
-        change = rng.choice([x for x in range(-value, 10 - value) if x != 0])
-        value += change
-        text += f" {'+' if change > 0 else '-'} {abs(change)}"
-    return text, value

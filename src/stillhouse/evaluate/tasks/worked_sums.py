@@ -6,7 +6,7 @@ import random
 import re
 
 from stillhouse.evaluate.questions import Task, write
-from stillhouse.evaluate.tasks.chains import chain
+from stillhouse.evaluate.sums import chain, worked
 
 _ANSWER = re.compile(r"Answer: (-?\d+)")
 
@@ -41,17 +41,6 @@ def worked_sums(*, steps: tuple[int, ...] = (1, 2, 3, 4), questions: int = 100, 
                 )
             )
     return Task(tuple(found), "reasoning")
-
-
-def worked(asked: str) -> str:
-    """A sum with its steps and its answer."""
-    first, *rest = asked.split()
-    value, steps = int(first), []
-    for sign, change in zip(rest[::2], rest[1::2], strict=True):
-        after = value + int(change) if sign == "+" else value - int(change)
-        steps.append(f"{value} {sign} {change} = {after}")
-        value = after
-    return f"{asked}: {', '.join(steps)}. Answer: {value}"
 
 
 class _Answer:

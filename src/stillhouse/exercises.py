@@ -1,4 +1,4 @@
-"""Questions of a task with their right answers, to be learned from."""
+"""Questions of a task with their right answers, to be learned from: a source of text, ``stillhouse.exercises:exercises``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 from stillhouse.data.reading import Record, Tell, reads, untold
 from stillhouse.errors import RecipeError, fail
+from stillhouse.evaluate.questions import task_of
+from stillhouse.find import find
+from stillhouse.recipe import Asked
 
 _OTHERS = 7919
 """Added to a task's seed: what is learned from is drawn apart from what is asked."""
@@ -29,10 +32,6 @@ def exercises(tell: Tell = untold, *, of: str, options: dict[str, Any] | None = 
         RecipeError: there is no such task, or what it asks has no right words to learn from.
 
     """
-    from stillhouse.evaluate.questions import task_of
-    from stillhouse.find import find
-    from stillhouse.recipe import Asked
-
     made = inspect.signature(find("task", of, "of")).parameters
     if "seed" not in made:
         what = f"'{of}' does not draw its questions: learned from, they could not be asked any more"
