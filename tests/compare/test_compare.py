@@ -66,6 +66,31 @@ def make_run(
     return folder
 
 
+def test_a_classifiers_file_keeps_what_its_right_answers_say(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "reader", "reader", exports={"onnx-int8": (0.1, 0.0, 0.2)})
+    (run / "recipe.yaml").write_text(
+        yaml.safe_dump(
+            {"name": "reader", "teacher": "big", "data": {"sources": [{"format": {"classes": ["no", "yes"]}}]}}
+        ),
+        encoding="utf-8",
+    )
+    estimates = [
+        estimate("accuracy", "floor", 50.0, 48.0, 52.0, "%"),
+        estimate("accuracy", "teacher", 90.0, 88.0, 92.0, "%"),
+        estimate("accuracy kept above the floor", "student", 95.0, 93.0, 97.0, "%"),
+    ]
+    content = {"findings": [{"name": "accuracy", "verdict": "PASS", "estimates": estimates}]}
+    (run / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    records = json.loads((run / "exports.json").read_text(encoding="utf-8"))
+    records[0]["difference"]["right"] = {"value": -0.01, "low": -0.02, "high": 0.0}
+    (run / "exports.json").write_text(json.dumps(records), encoding="utf-8")
+    kept = by_label(compare([run]))["reader onnx-int8"].kept
+    # one point of a hundred answers is 2.5 % of the forty points between guessing and the teacher
+    assert kept.value == pytest.approx(95.0 - 2.5)
+    assert kept.low == pytest.approx(92.5 - (2.0**2 + 2.5**2) ** 0.5)
+    assert kept.high == pytest.approx(92.5 + (2.0**2 + 2.5**2) ** 0.5)
+
+
 def by_label(found: Comparison) -> dict[str, Any]:
     return {entry.label: entry for entry in found.entries}
 

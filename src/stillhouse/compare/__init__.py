@@ -150,7 +150,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _entry(run: Run, name: str, row: Measured) -> Entry:
-    kept, why = _kept(run, row)
+    kept, why = kept_by(run, row)
     energy = mapping(row.profile.get("energy"))
     missing = [f"quality: {why}"] if kept is None else []
     missing += [] if row.size is not None else ["size: not known"]
@@ -173,13 +173,13 @@ def _entry(run: Run, name: str, row: Measured) -> Entry:
     )
 
 
-def _kept(run: Run, row: Measured) -> tuple[Kept | None, str]:
+def kept_by(run: Run, row: Measured) -> tuple[Kept | None, str]:
     """Quality of a model or file, or why it is not known.
 
-    A language model's file was tested against the student in nats a token. What it loses lowers the share kept by as much of
-    the way from floor to teacher; the two errors are of different texts and add in squares.
+    A file was tested against the student, in nats a token or, of a classifier, in right answers. What it loses lowers the share kept
+    by as much of the way from floor to teacher; the two errors are taken as those of different texts and add in squares.
     """
-    finding = "accuracy" if run.classes else "performance"
+    finding, unit = ("accuracy", r"^accuracy$") if run.classes else ("performance", r"nats per token")
     student = estimate(run, finding, r"kept|retention")
     if student is None or student.value is None or student.low is None or student.high is None:
         return None, f"not evaluated: stillhouse evaluate {run.shown_folder}"
@@ -187,12 +187,13 @@ def _kept(run: Run, row: Measured) -> tuple[Kept | None, str]:
         return Kept(100.0, 100.0, 100.0, "by definition"), ""
     if row.name == "student":
         return Kept(student.value, student.low, student.high, "measured"), ""
-    floor, teacher = (estimate(run, finding, r"nats per token", role) for role in ("floor", "teacher"))
-    if run.classes or row.lost is None or floor is None or teacher is None:
+    floor, teacher = (estimate(run, finding, unit, role) for role in ("floor", "teacher"))
+    if row.lost is None or floor is None or teacher is None or floor.value is None or teacher.value is None:
         return None, "this file did not answer the evaluation's questions"
-    if floor.value is None or teacher.value is None or floor.value <= teacher.value:
+    way = (teacher.value - floor.value) / 100 if run.classes else floor.value - teacher.value
+    if way <= 0:
         return None, "the teacher does not rise above the floor"
-    lost, least, most = (100.0 * nats / (floor.value - teacher.value) for nats in row.lost)
+    lost, least, most = (100.0 * each / way for each in row.lost)
     value = student.value - lost
     low = value - math.hypot(student.value - student.low, most - lost)
     high = value + math.hypot(student.high - student.value, lost - least)

@@ -18,7 +18,7 @@ class Measured:
         name: ``teacher``, ``student`` or the artefact's, such as ``gguf-q8_0``.
         form: the export format; ``hf`` of the student, "" of the teacher.
         size: bytes of the file or folder.
-        lost: nats a token that it loses against the student: value, low, high.
+        lost: what it loses against the student: value, low, high; nats a token, or of a classifier the share of right answers.
         agreement: share of positions where it chooses as the student does.
         first: seconds to the first token, one a block.
         tokens: seconds of each further token.
@@ -69,6 +69,10 @@ def _row(
     found = record.get("difference")
     found = found if isinstance(found, Mapping) else {}
     lost = [finite(found.get(key)) for key in ("loss", "low", "high")]
+    if run.classes:
+        right = found.get("right")
+        more = [finite(right.get(key)) for key in ("value", "high", "low")] if isinstance(right, Mapping) else [None]
+        lost = [None if each is None else -each for each in more]
     why = ""
     if not row:
         why = str(record.get("untested") or "") or (
