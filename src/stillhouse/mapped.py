@@ -50,7 +50,10 @@ def release(tensors: Iterable[Tensor]) -> int:
         return 0
     addresses = [t.data_ptr() for t in mapped]
     try:
-        found = [(int(start, 16), int(stop, 16)) for start, stop in _ENTRY.findall(_MAPS.read_text(encoding="utf-8", errors="replace"))]
+        found = [
+            (int(start, 16), int(stop, 16))
+            for start, stop in _ENTRY.findall(_MAPS.read_text(encoding="utf-8", errors="replace"))
+        ]
         released = 0
         for start, stop in found:
             if any(start <= address < stop for address in addresses) and _clean(start, stop):

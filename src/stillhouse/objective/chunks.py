@@ -197,9 +197,7 @@ class _Chunked(torch.autograd.Function):
             # from here on the buffer holds the gradient of the loss with respect to the product hidden · weightᵀ
             torch.mm(logits_NV, weight_VH, out=grad_hidden_NH[start:stop])
             if grad_weight_VH is not None:
-                torch.addmm(
-                    grad_weight_VH, logits_NV.t(), hidden_NH[start:stop], beta=float(begun), out=grad_weight_VH
-                )
+                torch.addmm(grad_weight_VH, logits_NV.t(), hidden_NH[start:stop], beta=float(begun), out=grad_weight_VH)
                 begun = True
             if grad_bias_V is not None:
                 grad_bias_V += logits_NV.sum(0)
