@@ -29,6 +29,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -355,6 +356,20 @@ class Model(nn.Module):
         except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             what = f"{self.name} cannot be written there: {error}"
             raise fail(RunError, str(folder.parent), what, "Make room, and run the same command again.") from error
+
+
+@contextmanager
+def writing_by(network: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Let a network write by these settings alone, in ``generate`` without any.
+
+    A model may bring a way to write of its own (a penalty for repetition, say), and transformers takes from it whatever is
+    left unsaid: what is written then is neither drawn from the model's distribution nor its likeliest text.
+    """
+    brought, network.generation_config = network.generation_config, config
+    try:
+        yield
+    finally:
+        network.generation_config = brought
 
 
 def fingerprint(network: nn.Module) -> str:

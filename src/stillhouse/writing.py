@@ -29,7 +29,7 @@ from transformers import (
 
 from stillhouse import machine
 from stillhouse.errors import ModelError, fail
-from stillhouse.models import Model, fingerprint
+from stillhouse.models import Model, fingerprint, writing_by
 from stillhouse.vocabulary import encode
 
 Form = Literal["chat", "text", "exact"]
@@ -223,10 +223,8 @@ class Local:
         config = GenerationConfig(
             max_new_tokens=_ROUND if cuts else most, do_sample=False, eos_token_id=None, pad_token_id=pad
         )
-        # A model may bring a way to generate of its own (a penalty for repetition, say): it would not be its distribution.
-        brought, network.generation_config = network.generation_config, config
         cache: dict[str, Any] = {"past_key_values": DynamicCache(config=network.config)} if cuts else {}
-        try:
+        with writing_by(network, config):
             while True:
                 ids_BL = network.generate(
                     ids_BL,
@@ -243,8 +241,6 @@ class Local:
                     kept = torch.tensor(left, device=ids_BL.device)
                     ids_BL, mask_BL, pen.rows = ids_BL[kept], mask_BL[kept], [pen.rows[b] for b in left]
                     cache["past_key_values"].batch_select_indices(kept)
-        finally:
-            network.generation_config = brought
 
     def _prompt(self, ask: Ask) -> list[int]:
         """The tokens that the model is given."""

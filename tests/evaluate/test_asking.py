@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from stillhouse.evaluate.asking import ask
 from stillhouse.evaluate.forest import Asked
 from stillhouse.evaluate.questions import Question, choice, text, word, write
+from stillhouse.evaluate.samples import samples
 from stillhouse.models import Model
 
 END = 0
@@ -140,6 +141,18 @@ def test_what_is_written_is_what_the_model_would_write(learned: Model):
     assert (stopped.text, stopped.stop) == (" seventy", "stop")
     assert (ended.text, ended.stop) == (" seventy\n", "eos")
     assert cut.stop == "length" and cut.text is not None and " seventy".startswith(cut.text)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 50.0])
+def test_a_models_own_habits_do_not_bend_what_it_writes(
+    learned: Model, penalty: float, monkeypatch: pytest.MonkeyPatch
+):
+    """The likeliest text says the line twice; what its settings for writing add must not keep it from that."""
+    monkeypatch.setattr(learned.network.generation_config, "repetition_penalty", penalty)
+    (reply,) = replies(learned, write("a", "key:", lambda _: 1.0, new_tokens=40))
+    (entry,) = samples(["key:"], {"student": learned}, 40, lambda _: END, lambda _: None)
+    assert reply.text == entry["texts"]["student"] == " seventy\nkey: seventy\n"
+    assert learned.network.generation_config.repetition_penalty == penalty
 
 
 def test_prompts_written_together_do_not_disturb_each_other(learned: Model):

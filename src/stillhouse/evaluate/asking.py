@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from stillhouse.evaluate.forest import Asked, Packed, pack
 from stillhouse.evaluate.questions import Question, Reply
-from stillhouse.models import Model
+from stillhouse.models import Model, writing_by
 
 CHUNK = 64
 """Positions whose logits exist at one time: few enough to stay in the cache."""
@@ -258,17 +258,11 @@ def _continued(
     longest = max(map(len, prompts))
     ids = torch.tensor([[ends[0]] * (longest - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    with model.generating() as network:
+    config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=ends[0])
+    with model.generating() as network, writing_by(network, config):
         criteria = StoppingCriteriaList([_Stops(model.tokenizer, longest, stops)]) if any(stops) else None
-        out = network.generate(
-            ids.to(network.device),
-            attention_mask=mask.to(network.device),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            eos_token_id=list(ends),
-            pad_token_id=ends[0],
-            stopping_criteria=criteria,
-        )
+        device = network.device
+        out = network.generate(ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria)
     return [row[longest:] for row in out.tolist()]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
-from stillhouse.models import Model
+from stillhouse.models import Model, writing_by
 from stillhouse.types import Batch, Signal
 
 
@@ -44,19 +45,13 @@ def samples(
                 _enter(entry, role, model, out, ends)
                 tick(1)
             continue
-        with model.generating() as network:
+        config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=last)
+        with model.generating() as network, writing_by(network, config):
             for entry in found:
                 given = model.tokenizer(entry["prompt"], return_tensors="pt")
                 ids = given.input_ids if given.input_ids.numel() else torch.tensor([[last]])
                 ids = ids.to(network.device)
-                out = network.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=new_tokens,
-                    do_sample=False,
-                    eos_token_id=ends,
-                    pad_token_id=last,
-                )[0, ids.shape[1] :].tolist()
+                out = network.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :].tolist()
                 _enter(entry, role, model, out, ends)
                 tick(1)
     return found

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from stillhouse.errors import ModelError, fail
-from stillhouse.models import Model
+from stillhouse.models import Model, writing_by
 from stillhouse.quantiles import Quantile, quantile
 from stillhouse.vocabulary import compare_vocabularies
 
@@ -158,21 +158,19 @@ def _write(network: Any, given: Tensor, tokens: int, sample: bool, assistant: An
     config = GenerationConfig(max_new_tokens=tokens, eos_token_id=None, pad_token_id=0, **how)
     extra = {} if assistant is None else {"assistant_model": assistant}
     mask = torch.ones_like(given)
-    out: Tensor = network.generate(given, attention_mask=mask, generation_config=config, **extra)
+    with writing_by(network, config):
+        out: Tensor = network.generate(given, attention_mask=mask, **extra)
     return out
 
 
 @contextmanager
 def _always(network: Any) -> Iterator[None]:
     """A student that always drafts as many tokens, however unsure it is."""
-    brought = network.generation_config
-    network.generation_config = GenerationConfig(
+    config = GenerationConfig(
         num_assistant_tokens=DRAFT, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
     )
-    try:
+    with writing_by(network, config):
         yield
-    finally:
-        network.generation_config = brought
 
 
 @contextmanager

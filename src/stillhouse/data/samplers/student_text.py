@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from stillhouse.errors import Problem, RecipeError, RunError, fail
 from stillhouse.files import write_bytes
-from stillhouse.models import Model
+from stillhouse.models import Model, writing_by
 from stillhouse.types import Batch
 
 _FORMAT = 1
@@ -411,19 +411,14 @@ def write(student: Model, rows: Sequence[Prompt], ends: Sequence[int], settings:
         **(sampling if settings.temperature > 0.0 else {}),
     )
     low = student.compute_dtype != torch.float32
-    with student.generating() as network:
+    with student.generating() as network, writing_by(network, config):
         device = network.device
-        # A model may bring a way to generate of its own (a penalty for repetition, say): it would not be its distribution.
-        brought, network.generation_config = network.generation_config, config
-        try:
-            with (
-                torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-                torch.autocast(device.type, student.compute_dtype) if low else nullcontext(),
-            ):
-                torch.manual_seed(seed)
-                out_BL = network.generate(ids_BL.to(device), attention_mask=mask_BL.to(device))
-        finally:
-            network.generation_config = brought
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            torch.autocast(device.type, student.compute_dtype) if low else nullcontext(),
+        ):
+            torch.manual_seed(seed)
+            out_BL = network.generate(ids_BL.to(device), attention_mask=mask_BL.to(device))
     texts = []
     for row, added in zip(rows, out_BL[:, longest:].tolist(), strict=True):
         stop = next((i + 1 for i, token in enumerate(added) if token in ends), 0)
