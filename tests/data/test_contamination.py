@@ -130,10 +130,9 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 
 
 def sides(folder: Path) -> tuple[list[str], list[str]]:
-    ends = np.load(folder / "text_ends.npy").tolist()
-    raw = np.load(folder / "texts.npy").tobytes()
-    texts = [raw[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    held_out = (np.load(folder / "documents.npy")["side"] == VALIDATION).tolist()
+    table, raw = np.sort(np.load(folder / "documents.npy"), order="text"), np.load(folder / "texts.npy").tobytes()
+    texts = [raw[row["text"] :][: row["text_bytes"]].decode() for row in table]
+    held_out = (table["side"] == VALIDATION).tolist()
     return (
         [t for t, h in zip(texts, held_out, strict=True) if not h],
         [t for t, h in zip(texts, held_out, strict=True) if h],

@@ -29,6 +29,9 @@ class Table:
         self.rows = filter_.measure([Rendered(t) for t in texts])
         self.stays = np.zeros(len(texts), dtype=bool)
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
     def column(self, index: int) -> Any:
         return self.rows[:, index]
 

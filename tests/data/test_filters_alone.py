@@ -34,6 +34,9 @@ class Values:
     def __init__(self, *parts: list[float]) -> None:
         self.lists = parts
 
+    def __len__(self) -> int:
+        return sum(map(len, self.lists))
+
     def parts(self) -> Any:
         yield from (np.array(part, dtype=np.float64) for part in self.lists)
 

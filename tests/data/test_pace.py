@@ -222,7 +222,7 @@ class _Spy:
 
 
 def test_of_a_source_that_tells_nothing_the_rate_is_shown():
-    counted = importlib.import_module("stillhouse.data")._counted
+    counted = importlib.import_module("stillhouse.data.building")._counted
     assert counted(1, 3.0, 2.0) == "1 document"
     assert counted(3000, None, 2.0) == "3,000 documents, 1,500 a second"
     assert counted(3000, 5.0, 2.0) == "3,000 documents"

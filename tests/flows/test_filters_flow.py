@@ -24,10 +24,9 @@ def text(number: int) -> str:
 
 
 def texts_of(folder: Path) -> tuple[list[str], list[bool]]:
-    ends = np.load(folder / "text_ends.npy").tolist()
-    raw = np.load(folder / "texts.npy").tobytes()
-    held_out = (np.load(folder / "documents.npy")["side"] == VALIDATION).tolist()
-    return [raw[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)], held_out
+    table, raw = np.sort(np.load(folder / "documents.npy"), order="text"), np.load(folder / "texts.npy").tobytes()
+    texts = [raw[row["text"] :][: row["text_bytes"]].decode() for row in table]
+    return texts, (table["side"] == VALIDATION).tolist()
 
 
 def test_a_run_with_filters(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ _LOSS, _POSITIONS, _SIGNALS, _MODELS, _VERDICTS = (
 _BOTH_SCALES = "const float q = soft[row] * T / (float)zs, p = soft[row] * T / (float)zt;"
 _REVERSE = "return (log_q_NS.exp() * (log_q_NS - log_p_NS)).sum(-1) * temperature**2"
 _PART = "return (log_q_NK if teacher.sampled else with_rest(log_q_NK)), _finite(log_p_NS)"
-_LABELS = "labels=np.where(loss_L[1:], ids_L[1:], NO_LOSS)"
+_LABELS = "labels_P=np.where(loss_Q, ids_Q, np.int32(NO_LOSS))[said_Q]"
 _BACKWARD = "loss.backward()  # type: ignore[no-untyped-call]"
 
 PATCHES: tuple[Patch, ...] = (
@@ -103,14 +103,14 @@ PATCHES: tuple[Patch, ...] = (
         2,
         "data/render.py",
         _LABELS,
-        "labels=np.where(loss_L[:-1], ids_L[1:], NO_LOSS)",
+        "labels_P=np.where(loss_Q[read_Q], ids_Q[said_Q], np.int32(NO_LOSS))",
         f"{_POSITIONS}::test_trap_02_one_shift_for_labels_and_mask",
     ),
     Patch(
         2,
         "data/render.py",
         _LABELS,
-        "labels=np.where(loss_L[1:], ids_L[:-1], NO_LOSS)",
+        "labels_P=np.where(loss_Q[said_Q], ids_Q[read_Q], np.int32(NO_LOSS))",
         f"{_POSITIONS}::test_trap_02_one_shift_for_labels_and_mask",
     ),
     Patch(
@@ -431,8 +431,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch(
         22,
         "data/render.py",
-        "np.append(loss_L, loss_at_end)",
-        "np.append(loss_L, False)",
+        "loss_Q[final_D] = loss_at_end_D",
+        "loss_Q[final_D] = False",
         f"{_VERDICTS}::test_trap_22_a_student_can_learn_to_stop",
     ),
     Patch(
