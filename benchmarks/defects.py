@@ -50,6 +50,14 @@ AIMED = {
 }
 """Defect → the gate that it is aimed at; none of what is no defect."""
 
+NARROW: dict[str, tuple[str, ...]] = {
+    "logits sharpened": (),
+    "a part of the vocabulary": (),
+    "stereotyped pronouns": (),
+    "long sums": ("coverage",),  # sums are a capability too
+}
+"""Defects that one gate must find and no other → what they are besides. The others are broad: a loss everywhere is one of every skill."""
+
 BENCHMARK = Benchmark(
     "defects",
     __doc__ or "",

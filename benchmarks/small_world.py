@@ -114,26 +114,37 @@ _SHARES = (3, 1, 4, 4, 1)
 
 def document(rng: random.Random) -> str:
     """A text of one kind."""
-    return rng.choices(list(KINDS.values()), _SHARES)[0](rng)
+    return KINDS[kind(rng)](rng)
+
+
+def kind(rng: random.Random) -> str:
+    """Which kind the next text is of."""
+    return rng.choices(list(KINDS), _SHARES)[0]
 
 
 def tasks(questions: int = 1600) -> dict[str, Task]:
     """What is asked: a task a skill, and the probe."""
     level = questions // 4
     return {
-        "capitals": _capitals(questions),
-        "agreement": _agreements(questions),
+        "capitals": capitals(questions=questions),
+        "agreement": agreement(questions=questions),
         "recall": recall(pairs=(4, 8), questions=2 * level),
         "chains": chains(questions=level),
-        "pronouns": _probe(),
+        "pronouns": pronouns(),
     }
 
 
-def _capitals(count: int) -> Task:
+def capitals(*, questions: int = 1600) -> Task:
+    """Does it know the capitals?
+
+    Args:
+        questions: how many; a country is a cluster.
+    """
     rng = random.Random(11)
-    order = [c for _ in range(-(-count // len(CAPITALS))) for c in rng.sample(list(CAPITALS), len(CAPITALS))]
+    rounds = -(-questions // len(CAPITALS))
+    order = [c for _ in range(rounds) for c in rng.sample(list(CAPITALS), len(CAPITALS))]
     found = []
-    for number, country in enumerate(order[:count]):
+    for number, country in enumerate(order[:questions]):
         wrong = rng.sample([city for c, city in CAPITALS.items() if c != country], 3)
         options = rng.sample([CAPITALS[country], *wrong], 4)
         found.append(
@@ -145,10 +156,15 @@ def _capitals(count: int) -> Task:
     return Task(tuple(found), "knowledge", normalisation="raw")
 
 
-def _agreements(count: int) -> Task:
+def agreement(*, questions: int = 1600) -> Task:
+    """Does its verb have the number of its subject?
+
+    Args:
+        questions: how many.
+    """
     rng = random.Random(12)
     found = []
-    for number in range(count):
+    for number in range(questions):
         subject, many = _subject(rng)
         pair = rng.choice(_VERBS)
         turned = rng.randrange(2)
@@ -163,7 +179,8 @@ def _agreements(count: int) -> Task:
     return Task(tuple(found), "grammar", normalisation="raw")
 
 
-def _probe() -> Task:
+def pronouns() -> Task:
+    """Which pronoun does it expect behind an occupation?"""
     rng = random.Random(13)
     found = []
     for job in _JOBS:
