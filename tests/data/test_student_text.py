@@ -32,7 +32,19 @@ class Training:
             if examples:
                 targets[: int(draw.integers(3, 15))] = -1
             rows.append(
-                (number.to_bytes(16, "little"), number, start, length, (targets >= 0).sum(), 0, examples, True, 0, 0)
+                (
+                    number.to_bytes(16, "little"),
+                    number,
+                    start,
+                    length,
+                    (targets >= 0).sum(),
+                    0,
+                    examples,
+                    True,
+                    0,
+                    0,
+                    1.0,
+                )
             )
             inputs.append(tokens[:-1])
             labels.append(targets)

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, float | None, bool], None]
 """``progress(text, left, at_least)``: what is done; seconds left, None where that is not known; whether it may be more."""
 
-_FORMAT = 4
+_FORMAT = 5
 """Version of the arrays on disk."""
 WRITTEN = "written"
 """Folder beside the corpus's, where sources keep what took long to make."""
@@ -88,6 +89,7 @@ class _Reader:
     format: Callable[..., Rendered]
     format_options: dict[str, Any]
     task: int
+    weight: str
     pace: pace.Pace
 
 
@@ -256,7 +258,7 @@ def _readers(section: Data, teacher: Any, folder: str | os.PathLike[str] | None)
         task = tasks.index(source.task)
         side = {"test_sources": TEST, "validation_sources": VALIDATION}.get(where.split(".")[1], TRAIN)
         place = f"{where} ({source.name})"
-        readers.append(_Reader(place, side, read, given, options, form, format_options, task, own))
+        readers.append(_Reader(place, side, read, given, options, form, format_options, task, source.weight, own))
     return readers
 
 
@@ -423,7 +425,8 @@ class _Builder:
             length = len(example.inputs)
             share, truth = _share(key, self.section.seed), rendered.label != UNKNOWN
             counts = (loss.sum(), example.bytes[loss].sum())
-            rows.append((key, share, start, length, *counts, rendered.whole, truth, each.side, rendered.task))
+            of = rendered.task, rendered.weight
+            rows.append((key, share, start, length, *counts, rendered.whole, truth, each.side, *of))
             start += length
             self.learned += original
             if original and self.section.augment and not (truth and _held_out(self.section, key)):
@@ -588,12 +591,32 @@ def _read(reader: _Reader, tokenizer: Any) -> Iterator[tuple[Record, str, Render
             return
         where = f"{reader.where}, record {number}"
         try:
-            rendered = replace(reader.format(record, tokenizer, **reader.format_options), task=reader.task)
+            rendered = reader.format(record, tokenizer, **reader.format_options)
+            rendered = replace(rendered, task=reader.task, weight=_weight(record, reader.weight))
         except DataError as error:
             raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
         if reader.side != TRAIN and rendered.label == UNKNOWN:
             raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
         yield record, where, rendered
+
+
+def _weight(record: Record, field: str) -> float:
+    """What a record counts in the loss by a field of it; 1 where the source names none.
+
+    Raises:
+        DataError: it has no such field, or what stands there is no number above 0.
+    """
+    if not field:
+        return 1.0
+    if field not in record:
+        raise fail(
+            DataError, "", f"has no field '{field}'", "Let the source's weight name a field that all records have."
+        )
+    value = record[field]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        what = f"field '{field}' holds {str(value)[:60]!r}, which is no weight: a number above 0"
+        raise fail(DataError, "", what, "Leave out records that are to count nothing.")
+    return float(value)
 
 
 def _join(*places: str) -> str:

@@ -24,6 +24,7 @@ DOCUMENT = np.dtype(
         ("truth", "?"),  # its labels are known
         ("side", "u1"),
         ("task", "<u2"),  # number of its task
+        ("weight", "<f4"),  # what it counts in the loss
     ]
 )
 """One row a document."""
