@@ -33,7 +33,9 @@ def make_pieces(
             number, start = len(rows), len(inputs)
             inputs += [number % vocabulary, *draw.integers(3, vocabulary, length - 1).tolist()]
             key = draw.bytes(16)
-            rows.append((key, int.from_bytes(key[:8], "little"), start, length, length, 0, whole, True, 0, task, 0, 0))
+            rows.append(
+                (key, int.from_bytes(key[:8], "little"), start, length, length, 0, whole, True, 0, task, 1.0, 0, 0)
+            )
     tokens = np.array(inputs, np.int32)
     labels = np.roll(tokens, -1)
     documents = np.array(rows, DOCUMENT)

@@ -80,6 +80,8 @@ class Source(Strategy):
     """How a record becomes tokens, and which of them carry loss: text, prompt_response, template, chat, labelled."""
     task: str = ""
     """Name of the task that its records belong to; sources of one name are one task. All sources name one, or none does."""
+    weight: str = Field(default="", exclude_if=lambda field: not field)
+    """Field of its records that says what each counts in the loss, a number above 0; every record counts 1 if not given."""
 
 
 def classes_of(source: Source) -> tuple[str, ...]:

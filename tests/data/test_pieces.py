@@ -32,7 +32,7 @@ def corpus(shape: Shape, block: int = BLOCK, gap: int = 2) -> Pieces:
         row = list(range(10 + start, 10 + start + length))
         row_labels = [-1 if whole and i % 3 == 0 and length > 1 else t + 1 for i, t in enumerate(row)]
         loss = sum(label >= 0 for label in row_labels)
-        rows.append((d.to_bytes(16, "big"), d, start, length, loss, 2 * loss, whole, True, 0, 0, 0, 0))
+        rows.append((d.to_bytes(16, "big"), d, start, length, loss, 2 * loss, whole, True, 0, 0, 1.0, 0, 0))
         inputs += row + [0] * gap
         labels += row_labels + [1] * gap
     arrays = (np.array(inputs, np.int32), np.array(labels, np.int32), np.full(len(inputs), 2, np.uint32))

@@ -43,6 +43,7 @@ class Training:
                     True,
                     0,
                     0,
+                    1.0,
                     0,
                     0,
                 )

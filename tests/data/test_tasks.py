@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from shared import make_llama
 
 from stillhouse import recipe
 from stillhouse.check import task_problems
 from stillhouse.data import prepare
 from stillhouse.errors import DataError
+from stillhouse.objective import Learner
 from stillhouse.recipe import Data
 
 
@@ -56,6 +59,68 @@ def test_treatment_of_tasks_makes_no_text_anew(tokenizer, tmp_path):
     assert (tmp_path / "data" / "manifest.json").stat().st_mtime_ns == made
     weights = {(batch.tasks[d], w) for batch, _ in corpus.train.all(64) for d, w in zip(batch.document_N.tolist(), batch.weight_N.tolist(), strict=True)}  # fmt: skip
     assert weights == {("a", 3.0), ("b", 1.0)}
+
+
+@pytest.mark.parametrize("filters", [(), ("length",)])
+def test_a_record_counts_what_its_field_says(filters, tokenizer, tmp_path):
+    """In every position, through filters and beside its task's weight; of the other task each record counts one."""
+    plain = section(tmp_path, {"a": 12, "b": 12}, filters=filters)
+    weighed = plain.sources[0].model_copy(update={"weight": "other"})
+    rows = [
+        json.loads(line) | {"other": 0.5 + i} for i, line in enumerate((tmp_path / "a.jsonl").read_text().splitlines())
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    update = {"sources": (weighed, plain.sources[1]), "tasks": {"a": recipe.Task(weight=2.0)}}
+    corpus = prepare(plain.model_copy(update=update), tokenizer, tmp_path / "data")
+    seen = 0
+    for pieces in (corpus.train, corpus.validation):
+        for batch, _ in pieces.all(64):
+            for d, weight in zip(batch.document_N.tolist(), batch.weight_N.tolist(), strict=True):
+                number = int(corpus.text_of(batch.keys[d]).split("number ")[1].split(":")[0])
+                assert weight == ((0.5 + number) * 2.0 if batch.tasks[d] == "a" else 1.0)
+                seen += 1
+    assert seen > 50
+
+
+def test_a_weight_moves_the_gradient_as_so_many_copies_would(tokenizer, tmp_path):
+    """Two examples that count 3 and 1: the mean loss is that of four, three of them the first."""
+    learner = Learner(make_llama(tokenizer), recipe.Objective(), 1, teacher=False)
+    texts = ["Still waters run deep.", "A teacher says what it knows."]
+    rows = [{"text": text, "counts": counts} for text, counts in zip(texts, (3, 1), strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    source = {"name": "jsonl", "path": str(tmp_path / "a.jsonl")}
+    held_out = [{"name": "jsonl", "path": str(tmp_path / "b.jsonl")}]
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "Held out."}) + "\n")
+    losses = []
+    for number, more in enumerate(({"weight": "counts"}, {})):
+        made = Data.model_validate({"sources": source | more, "block": 16, "validation_sources": held_out})
+        corpus = prepare(made, tokenizer, tmp_path / f"data-{number}")
+        ((batch, _),) = corpus.train.all(256)
+        total, _ = learner(batch, None, 1.0, 0)
+        losses.append((float(total.detach()), batch))
+    (weighed, batch), (even, _) = losses
+    logits_NV = learner.student.head.logits(learner.student(batch)[0]).detach()
+    each = torch.nn.functional.cross_entropy(logits_NV, batch.labels_N, reduction="none")
+    first = torch.tensor([texts[0] in corpus.text_of(batch.keys[d]) for d in batch.document_N.tolist()])
+    assert even == pytest.approx(float(each.sum()), rel=1e-5)
+    assert weighed == pytest.approx(float(each.sum() + 2 * each[first].sum()), rel=1e-5)
+    assert float(batch.weight_N.sum()) == 3 * int(first.sum()) + int((~first).sum())  # what the sum is divided by
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "2", None, float("inf")])
+def test_what_is_no_weight_is_refused_where_it_stands(value, tokenizer, tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "one", "w": 1}) + "\n" + json.dumps({"text": "two", "w": value}) + "\n"
+    )
+    source = {"name": "jsonl", "path": str(tmp_path / "a.jsonl"), "weight": "w"}
+    with pytest.raises(DataError, match=r"record 2: field 'w' holds .*, which is no weight: a number above 0"):
+        prepare(Data.model_validate({"sources": source}), tokenizer, tmp_path / "data")
+
+
+def test_a_source_that_names_no_weight_keeps_its_recipes_fingerprint():
+    """Runs that began before records could have weights go on."""
+    assert "weight" not in recipe.Source(name="jsonl").model_dump(mode="json")
+    assert recipe.Source(name="jsonl", weight="w").model_dump(mode="json")["weight"] == "w"
 
 
 def test_tasks_without_rows_are_refused_all_at_once(tokenizer, tmp_path):

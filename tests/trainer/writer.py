@@ -40,7 +40,7 @@ class Training:
         starts = np.cumsum(lengths) - lengths
         tokens = draw.integers(3, 300, lengths.sum() + 1).astype(np.int32)
         rows = [
-            (n.to_bytes(16, "little"), n, a, m, m, 0, False, True, 0, 0, 0, 0)
+            (n.to_bytes(16, "little"), n, a, m, m, 0, False, True, 0, 0, 1.0, 0, 0)
             for n, (a, m) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True))
         ]
         documents = np.array(rows, dtype=DOCUMENT)

@@ -32,7 +32,7 @@ from stillhouse.vocabulary import fingerprint
 
 __all__ = ["Corpus", "options_of", "prepare", "records", "sample", "writes"]
 
-_FORMAT = 5
+_FORMAT = 6
 """Version of the arrays on disk."""
 _NOBODY = object()
 """In place of a teacher where none is asked."""

@@ -243,9 +243,8 @@ class Builder:
             content = rendered.content.encode()
             share, truth = share_of(key, self.section.seed), rendered.label != UNKNOWN
             sums = (loss, int(bytes_P1[end] - bytes_P1[start]))
-            rows.append(
-                (key, share, place, end - start, *sums, rendered.whole, truth, side, rendered.task, text, len(content))
-            )
+            of = rendered.task, rendered.weight, text, len(content)
+            rows.append((key, share, place, end - start, *sums, rendered.whole, truth, side, *of))
             texts.append(content)
             place, text = place + end - start, text + len(content)
             self.learned += original

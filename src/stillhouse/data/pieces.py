@@ -310,9 +310,9 @@ class Pieces:
         select = np.flatnonzero(labels != NO_LOSS)
         of = np.repeat(np.arange(len(runs)), lengths)
         bytes_ = np.concatenate([self._bytes[run] for run in runs]).astype(np.int64)[select]
-        weight = torch.ones(len(select))
+        weight = torch.from_numpy(self._documents["weight"][documents][of[select]])
         if tasks:
-            weight = torch.tensor([self.weights[self.tasks[task]] for task in tasks])[of[select]]
+            weight = weight * torch.tensor([self.weights[self.tasks[task]] for task in tasks])[of[select]]
         unknown = labels[select] == UNKNOWN
         batch = Batch(
             input_ids_P=torch.from_numpy(inputs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ class Reader:
     format: Callable[..., Rendered]
     format_options: dict[str, Any]
     task: int
+    weight: str
     pace: pace.Pace
 
 
@@ -72,7 +74,7 @@ def readers_of(section: Data, teacher: Any, folder: str | os.PathLike[str] | Non
         task = tasks.index(source.task)
         side = {"test_sources": TEST, "validation_sources": VALIDATION}.get(where.split(".")[1], TRAIN)
         place = f"{where} ({source.name})"
-        readers.append(Reader(place, side, read, given, options, form, format_options, task, own))
+        readers.append(Reader(place, side, read, given, options, form, format_options, task, source.weight, own))
     return readers
 
 
@@ -109,13 +111,33 @@ def read(reader: Reader, tokenizer: Any) -> Iterator[tuple[Record, str, Rendered
         where = f"{reader.where}, record {number}"
         try:
             rendered = reader.format(record, tokenizer, **reader.format_options)
+            weight = _weight(record, reader.weight)
         except DataError as error:
             raise DataError(*(Problem(_join(where, p.where), p.what, p.way_out) for p in error.problems)) from None
-        if reader.task:
-            rendered = replace(rendered, task=reader.task)
+        if reader.task or weight != 1.0:
+            rendered = replace(rendered, task=reader.task, weight=weight)
         if reader.side != TRAIN and rendered.label == UNKNOWN:
             raise fail(DataError, where, "has no class, and is held out to be judged by", "Give such texts a label.")
         yield record, where, rendered
+
+
+def _weight(record: Record, field: str) -> float:
+    """What a record counts in the loss by a field of it; 1 where the source names none.
+
+    Raises:
+        DataError: it has no such field, or what stands there is no number above 0.
+    """
+    if not field:
+        return 1.0
+    if field not in record:
+        raise fail(
+            DataError, "", f"has no field '{field}'", "Let the source's weight name a field that all records have."
+        )
+    value = record[field]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        what = f"field '{field}' holds {str(value)[:60]!r}, which is no weight: a number above 0"
+        raise fail(DataError, "", what, "Leave out records that are to count nothing.")
+    return float(value)
 
 
 def _join(*places: str) -> str:

@@ -45,6 +45,7 @@ class Rendered:
         label: number of the class, or ``UNKNOWN``; None where next tokens are the labels.
         own: the record's own words where the text has more: those of a template, which all records share.
         task: number of the task that its source names.
+        weight: what it counts in the loss.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Rendered:
     label: int | None = None
     own: str | None = None
     task: int = 0
+    weight: float = 1.0
 
     @property
     def words(self) -> str:

@@ -25,6 +25,7 @@ DOCUMENT = np.dtype(
         ("truth", "?"),  # its labels are known
         ("side", "u1"),
         ("task", "<u2"),  # number of its task
+        ("weight", "<f4"),  # what it counts in the loss
         ("text", "<i8"),  # where its text begins in the texts
         ("text_bytes", "<i8"),
     ]
