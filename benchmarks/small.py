@@ -44,10 +44,10 @@ TOKENS = 6000
 MENDING = 40
 """Steps of 512 tokens of general text."""
 NUMBERS: dict[str, tuple[float, str]] = {
-    "steps": (12, "optimiser steps"),
+    "steps": (10, "optimiser steps"),
     "tokens": (256, "of a step"),
     "rate": (5e-4, "the learning rate"),
-    "held_out": (5000, "tokens that are read afterwards"),
+    "held_out": (4000, "tokens that are read afterwards"),
 }
 
 

@@ -5,7 +5,7 @@
     python benchmarks/written_text.py --table                    the table of what was measured so far
 
 FOLDER holds medquad (questions with people's answers) and wiki_passages. The real text are questions with their answers; the written
-text are the same questions with the teacher's answers, written once, both of 200 characters at most. Teacher and student are those of
+text are the same questions with the teacher's answers, written once, both of 160 characters at most. Teacher and student are those of
 small.py; same steps, learning rate and objective: α as the recipe's `moderate`, or labels alone (α = 0), which is what a black box
 allows. A seed decides in which order text comes. Afterwards each student reads questions that nobody was taught, with people's
 answers and with the teacher's.
@@ -38,8 +38,8 @@ BENCHMARK = Benchmark(
     CELLS,
     {
         **small.NUMBERS,
-        "questions": (72, "to learn from, of each kind of answer"),
-        "new_tokens": (56, "that the teacher writes of an answer, at most"),
+        "questions": (42, "to learn from, of each kind of answer"),
+        "new_tokens": (40, "that the teacher writes of an answer, at most"),
     },
     seeds=(0, 1, 2),
 )
@@ -49,7 +49,7 @@ MEASURES = (
     ("written", "kl", "KL on the teacher's answers, nats"),
     ("written", "agree", "top-1 agreement on the teacher's answers"),
 )
-LONGEST = 200
+LONGEST = 160
 """Characters of an answer."""
 
 
