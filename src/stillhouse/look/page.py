@@ -24,6 +24,6 @@ def render(found: Look) -> str:
 
 
 def _drawn(histogram: Histogram, ident: str) -> Figure:
-    points = tuple(Point(label, float(count)) for label, count in histogram.bars)
+    points = tuple(Point(label, count) for label, count in histogram.bars)
     series = (Series(histogram.unit, points),)
     return figure(Chart("bars", histogram.title, "", histogram.unit, series), ident)

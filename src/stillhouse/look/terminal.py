@@ -27,7 +27,7 @@ def show(found: Look, console: Console) -> None:
         highlight=False,
     )
     for row in found.rows:
-        console.print(heading(row), highlight=False, markup=False, style="bold")
+        console.print(f"── {heading(row)}", highlight=False, markup=False, style="bold")
         console.print(words(row))
     if found.left_out:
         console.print(f"… and {found.left_out} more documents in it", highlight=False)
@@ -75,7 +75,7 @@ def bars(histogram: Histogram) -> str:
 
 def heading(row: Row) -> str:
     """Where a row lies and what it counts."""
-    parts = [f"── {row.place:,} to {row.place + len(row.tokens):,}"]
+    parts = [f"{row.place:,} to {row.place + len(row.tokens):,}"]
     parts += [visible(row.task)] if row.task else []
     parts += [f"document {row.key[:8]}{f' from token {row.offset:,}' if row.offset else ''}"]
     parts += [f"class {visible(row.label)}"] if row.label else [f"{row.losses} of {len(row.tokens)} tokens with loss"]

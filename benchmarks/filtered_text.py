@@ -1,0 +1,125 @@
+"""Do filters help? A clean corpus and a dirty one, learned from as they are and filtered: the same student, tokens and seeds.
+
+    python benchmarks/mixtures.py --data FOLDER --only before    makes the student that all cells begin with
+    python benchmarks/filtered_text.py --data FOLDER             every cell, one after another, resumable
+    python benchmarks/filtered_text.py --table                   the table of what was measured so far
+
+FOLDER holds wiki_passages. The clean corpus are paragraphs of it. The dirty one has as much again put between them, in thirds: paragraphs
+of its own with one word changed, banners and footers of web pages, and gibberish (letters in a random order). The filters are
+repetition, boilerplate, near_duplicates and contamination, with their defaults. Afterwards each student
+reads held-out paragraphs, of which no copy is in any corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from typing import Any
+
+import small
+from cells import Benchmark, Row, over_seeds
+
+from stillhouse import data
+from stillhouse.data.filters.boilerplate import PHRASES
+from stillhouse.data.reading import decoded
+from stillhouse.files import write_text
+
+TASKS = ("text",)
+FILTERS = ["repetition", "boilerplate", "near_duplicates", "contamination"]
+CELLS: dict[str, tuple[str, bool]] = {
+    "before": ("clean", False),
+    "clean": ("clean", False),
+    "clean, filtered": ("clean", True),
+    "dirty": ("dirty", False),
+    "dirty, filtered": ("dirty", True),
+}
+BENCHMARK = Benchmark(
+    "filtered_text",
+    __doc__ or "",
+    CELLS,
+    {
+        **small.NUMBERS,
+        "paragraphs": (42, "to learn from, of the clean corpus"),
+        "held_out": (2500, "tokens that are read afterwards"),
+    },
+    seeds=(0, 1, 2),
+)
+
+
+def section_of(given: argparse.Namespace, corpus: str, *, filtered: bool = False) -> dict[str, Any]:
+    """The recipe's data."""
+    return {
+        "sources": {"name": "jsonl", "path": str(given.work / f"{corpus}.jsonl")},
+        "validation_sources": {"name": "jsonl", "path": str(given.work / "held.jsonl")},
+        **({"filters": FILTERS} if filtered else {}),
+    }
+
+
+def write(given: argparse.Namespace) -> None:
+    """Make the corpora."""
+    if (given.work / "held.jsonl").is_file():
+        return
+    given.work.mkdir(parents=True, exist_ok=True)
+    text = "".join(decoded(next(given.data.glob("wiki_passages/train.txt*"))))
+    draw = random.Random(0)
+    parts = [part.strip() for part in text.split("\n\n") if 300 <= len(part.strip()) <= 600]
+    draw.shuffle(parts)
+    clean, held = parts[: given.paragraphs], parts[given.paragraphs :][:24]
+    dirt = []
+    for i, part in enumerate(clean):
+        words = part.split()
+        if i % 3 == 0:  # a copy with one word changed
+            words[draw.randrange(len(words))] = "changed"
+        elif i % 3 == 1:  # what stands around the text of a page
+            words = [word for phrase in draw.choices(PHRASES, k=12) for word in (phrase, draw.choice(words), "|")]
+        else:  # as many letters, in words as long, in a random order
+            letters = [c for word in words for c in word]
+            draw.shuffle(letters)
+            words = ["".join(letters.pop() for _ in word) for word in words]
+        dirt.append(" ".join(words))
+    dirty = [*clean, *dirt]
+    draw.shuffle(dirty)
+    for name, found in (("clean", clean), ("dirty", dirty), ("held", held)):  # the last one says that all are there
+        write_text(given.work / f"{name}.jsonl", "".join(json.dumps({"text": each}) + "\n" for each in found))
+
+
+def prepare(given: argparse.Namespace) -> small.Material:
+    """Let the teacher say what it thinks of the dirty corpus, which holds the clean one."""
+    write(given)
+    return small.prepare(given, section_of(given, "dirty"))
+
+
+def measure(cell: str, seed: int, material: small.Material, given: argparse.Namespace) -> Row:
+    """Train one student, then let it read held-out text."""
+    if cell == "before":
+        return {"cpu_seconds": 0.0, **small.held_out(material.first, material.held, TASKS)}
+    corpus, filtered = CELLS[cell]
+    settings = small.recipe_of(given, f"{cell}-{seed}", section_of(given, corpus, filtered=filtered), {}, seed)
+    folder = given.work / f"data-{cell.replace(', ', '-')}"
+    text = data.prepare(settings.data, material.first.tokenizer, folder, teacher=material.said.model)
+    student, took = small.taught(settings, material, text, given.work / "first")
+    removed = {each["name"]: each["removed"] for each in text.facts.get("filters", ())}
+    about = {
+        "documents": text.facts["train"]["documents"],
+        "train_tokens": text.facts["train"]["tokens"],
+        "removed": removed,
+    }
+    return took | about | small.held_out(student, material.held, TASKS)
+
+
+def tell(rows: list[Row]) -> None:
+    """As Markdown: means over the seeds, with their interval where there are several."""
+    print("| learned from | seeds | documents | loss, nats | KL to the teacher, nats | top-1 agreement |")
+    print("| --- | --: | --: | --: | --: | --: |")
+    for cell in CELLS:
+        if mine := [row for row in rows if row["cell"] == cell]:
+            found = [over_seeds([row["tasks"]["text"][name] for row in mine], 3) for name in ("nll", "kl", "agree")]
+            print(f"| {cell} | {len(mine)} | {mine[0].get('documents', '')} | {' | '.join(found)} |")
+    for cell in CELLS:
+        if removed := next((row["removed"] for row in rows if row["cell"] == cell and row.get("removed")), None):
+            print(f"\n{cell}: " + ", ".join(f"{name} took out {count}" for name, count in removed.items()))
+
+
+if __name__ == "__main__":
+    BENCHMARK.main(prepare, measure, tell)
