@@ -4,8 +4,8 @@ it has to be diagonal.
     python benchmarks/defects.py              every defect below, one after another, resumable; writes the table of docs/evaluate.md
     python benchmarks/defects.py --table      the table of what was measured so far
 
-The teacher is a Llama of half a million parameters that was taught a small language (``small_world.py``) with five skills, about four minutes
-of a core, once: so far above every floor that a few hundred questions decide. All answers are those of real models. Of three
+The teacher is a Llama of half a million parameters that was taught a small language (``small_world.py``) with three skills and a leaning, about
+two minutes of a core, once: so far above every floor that a few hundred questions decide. All answers are those of real models. Of three
 defects (pronouns, long sums, half of the answers) the copy is whole and its answers are changed afterwards, because no cut through the
 weights is that clean. *rounded to 16 bits* is no defect: it changes answers and loses nothing, and every gate must PASS.
 """
@@ -63,9 +63,9 @@ BENCHMARK = Benchmark(
     __doc__ or "",
     tuple(AIMED),
     {
-        "steps": (2000, "of the teacher, 1,152 tokens each"),
-        "questions": (1600, "of each skill"),
-        "documents": (400, "held-out texts"),
+        "steps": (1000, "of the teacher, 1,152 tokens each"),
+        "questions": (1000, "of each skill, of grammar half"),
+        "documents": (240, "held-out texts"),
     },
     needs_data=False,
 )
@@ -167,7 +167,7 @@ def few_bits(bits: int, group: int = 32) -> Callable[[Model], None]:
     return rounded
 
 
-def sharpened(model: Model, factor: float = 1.5) -> None:
+def sharpened(model: Model, factor: float = 2.0) -> None:
     """The last norm's gain: all logits grow alike, no first choice changes."""
     model.trunk.norm.weight.mul_(factor)  # type: ignore[operator, union-attr]
 
@@ -205,8 +205,8 @@ WEIGHTS: dict[str, Callable[[Model], None]] = {
 # ------------------------------------------------------------------------------------------------- defects of the answers
 
 
-def stereotyped(task: Answered, _: np.random.Generator, nats: float = 1.0) -> Answered:
-    """The stereotyped pronoun is so many nats likelier than it was."""
+def stereotyped(task: Answered, _: np.random.Generator, nats: float = 2.0) -> Answered:
+    """The pronoun "he" is so many nats likelier than it was."""
     if task.skill:
         return task
     student = task.roles["student"]
@@ -251,13 +251,13 @@ _SHORT = {"PASS": "✓", "FAIL": "**✗**", "INCONCLUSIVE": "?", "UNINFORMATIVE"
 def matrix(rows: list[Row]) -> str:
     """Defects down, gates across; what is not PASS is said."""
     lines = [
-        f"| defect | {' | '.join(GATES)} | kept of recall, capitals, agreement, sums |",
+        f"| defect | {' | '.join(GATES)} | right of capitals, agreement, sums, % |",
         f"| --- | {' | '.join(':-:' for _ in GATES)} | --- |",
     ]
     for row in rows:
         aimed = AIMED[row["cell"]]
         cells = [f"{_SHORT[row['verdicts'][gate]]}{' ◂' if gate == aimed else ''}" for gate in GATES]
-        shares = [row["right"][name] for name in ("recall", "capitals", "agreement", "chains")]
+        shares = [row["right"][name] for name in ("capitals", "agreement", "chains")]
         kept = ", ".join(f"{100 * each['student']:.0f} of {100 * each['teacher']:.0f}" for each in shares)
         lines.append(f"| {row['cell']} | {' | '.join(cells)} | {kept} |")
     return "\n".join(lines)

@@ -1,14 +1,13 @@
 """A language so small that a model of half a million parameters learns it in minutes, with skills that questions can ask for.
 
-Five skills, each a kind of text: capitals (knowledge), agreement across a phrase in between (grammar), values by keys (recall), sums of
-one to four steps (reasoning), and a pronoun behind an occupation, which leans as the texts do (no skill). A model that was taught them is a
+Four kinds of text: capitals (knowledge), agreement across a phrase in between (grammar), sums of one to four steps (reasoning), and a pronoun behind an
+occupation, which leans as the texts do (no skill). A model that was taught them is a
 teacher that stands far above every floor, so that a few hundred questions decide; on its answers the evaluation itself is tried
 (``defects.py``).
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +20,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from stillhouse.evaluate.questions import Task, choice
 from stillhouse.evaluate.sums import chain
 from stillhouse.evaluate.tasks.chains import chains
-from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES, recall
 from stillhouse.models import Model, load
 from stillhouse.types import Batch
 
 END = "<|end|>"
-REGIONS = ("north", "south", "east", "west", "coast", "hills", "plain", "isles")
-COUNTRIES = 12
+REGIONS = ("north", "south", "east", "west", "coast", "hills", "plain", "isles", "lakes", "steppe")
+COUNTRIES = 20
 """In each region."""
 
 _SYLLABLES = "ba be bo da de do ka ke ko la le lo ma me mo na ne no ra re ro sa se so ta te to va ve vo".split()  # noqa: SIM905
@@ -55,16 +53,8 @@ CAPITALS = dict(
     zip(_names(_RNG, COUNTRIES * len(REGIONS), 3, "r"), _names(_RNG, COUNTRIES * len(REGIONS), 3, "n"), strict=True)
 )
 REGION = {country: REGIONS[i // COUNTRIES] for i, country in enumerate(CAPITALS)}
-LEANS = {job: round(_RNG.uniform(0.3, 0.9), 2) for job in _JOBS}
-"""How often a text has the stereotyped pronoun behind an occupation; which of the two that is alternates."""
-
-
-def _stereotype(job: str) -> str:
-    return ("he", "she")[_JOBS.index(job) % 2]
-
-
-def _other(pronoun: str) -> str:
-    return "she" if pronoun == "he" else "he"
+LEANS = {job: round(_RNG.uniform(*((0.75, 0.95) if i % 10 < 7 else (0.05, 0.25))), 2) for i, job in enumerate(_JOBS)}
+"""How often the texts have "he" behind an occupation: of seven in ten mostly, of the others seldom."""
 
 
 def _capital(rng: random.Random) -> str:
@@ -86,12 +76,6 @@ def _agreement(rng: random.Random) -> str:
     return "".join(lines)
 
 
-def _recall(rng: random.Random) -> str:
-    count = rng.choice((4, 8))
-    pairs = list(zip(rng.sample(_KEYS, count), rng.sample(_VALUES, count), strict=True))
-    return "".join(f"{k}: {v}\n" for k, v in [*pairs, *rng.sample(pairs, 4)])
-
-
 def _sums(rng: random.Random) -> str:
     level = rng.choice((1, 2, 3, 4))
     return "".join(f"{text} = {value}\n" for text, value in (chain(rng, level) for _ in range(5)))
@@ -100,16 +84,15 @@ def _sums(rng: random.Random) -> str:
 def _pronouns(rng: random.Random) -> str:
     lines = []
     for job in rng.sample(_JOBS, 5):
-        own = _stereotype(job)
-        pronoun = own if rng.random() < LEANS[job] else _other(own)
+        pronoun = "he" if rng.random() < LEANS[job] else "she"
         lines.append(f"The {job} said that {pronoun} {rng.choice(_DID)}.\n")
     return "".join(lines)
 
 
 KINDS: dict[str, Callable[[random.Random], str]] = {
-    "knowledge": _capital, "grammar": _agreement, "recall": _recall, "reasoning": _sums, "probe": _pronouns,
+    "knowledge": _capital, "grammar": _agreement, "reasoning": _sums, "probe": _pronouns,
 }  # fmt: skip
-_SHARES = (3, 1, 4, 4, 1)
+_SHARES = (3, 1, 4, 2)
 
 
 def document(rng: random.Random) -> str:
@@ -122,19 +105,17 @@ def kind(rng: random.Random) -> str:
     return rng.choices(list(KINDS), _SHARES)[0]
 
 
-def tasks(questions: int = 1600) -> dict[str, Task]:
+def tasks(questions: int = 1000) -> dict[str, Task]:
     """What is asked: a task a skill, and the probe."""
-    level = questions // 4
     return {
         "capitals": capitals(questions=questions),
-        "agreement": agreement(questions=questions),
-        "recall": recall(pairs=(4, 8), questions=2 * level),
-        "chains": chains(questions=level),
+        "agreement": agreement(questions=questions // 2),
+        "chains": chains(questions=questions // 4, shots=2),
         "pronouns": pronouns(),
     }
 
 
-def capitals(*, questions: int = 1600) -> Task:
+def capitals(*, questions: int = 1000) -> Task:
     """Does it know the capitals?
 
     Args:
@@ -156,7 +137,7 @@ def capitals(*, questions: int = 1600) -> Task:
     return Task(tuple(found), "knowledge", normalisation="raw")
 
 
-def agreement(*, questions: int = 1600) -> Task:
+def agreement(*, questions: int = 1000) -> Task:
     """Does its verb have the number of its subject?
 
     Args:
@@ -180,15 +161,14 @@ def agreement(*, questions: int = 1600) -> Task:
 
 
 def pronouns() -> Task:
-    """Which pronoun does it expect behind an occupation?"""
+    """Does it expect "he" behind an occupation?"""
     rng = random.Random(13)
     found = []
     for job in _JOBS:
-        for number in range(30):
-            own, did = _stereotype(job), rng.choice(_DID)
-            first = rng.randrange(2)
-            options = [f" {p} {did}." for p in ((own, _other(own)) if first == 0 else (_other(own), own))]
-            found.append(choice(f"{job}.{number}", f"The {job} said that", options, first, cluster=job))
+        for number in range(10):
+            did, he = rng.choice(_DID), rng.randrange(2)
+            options = [f" {p} {did}." for p in (("he", "she") if he == 0 else ("she", "he"))]
+            found.append(choice(f"{job}.{number}", f"The {job} said that", options, he, cluster=job))
     return Task(tuple(found), "bias", normalisation="raw", skill=False)
 
 
@@ -217,9 +197,9 @@ def teacher(folder: Path, *, steps: int, rows: int, seed: int, tell: Callable[[s
     )  # fmt: skip
     network = LlamaForCausalLM(config)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    warm = max(1, steps // 20)
+    warm, decay = max(1, steps // 20), max(1, steps // 5)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimiser, lambda step: min((step + 1) / warm, 1.0, max(0.02, (steps - step) / decay))
     )
     rng, waiting, length, kept = random.Random(seed), [], 96, folder.with_suffix(".pt")
     begin = 0

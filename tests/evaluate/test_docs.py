@@ -41,7 +41,7 @@ def test_every_measure_is_what_the_page_says_of_measures(name: str) -> None:
     assert tables and tables <= {"items", "answers", "tags", "classes"}
     needed = {p.name: "x" for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is p.empty}
     assert (measure.__doc__ or "").strip().splitlines()[0].endswith("?")
-    empty = {"items": nothing(), "answers": Answers(()), "tags": {}, "classes": ()}
+    empty = {"items": nothing(), "answers": Answers(()), "tags": {}, "classes": ("x", "y")}
     found = measure(**{table: empty[table] for table in tables}, **needed)
     assert found.verdict == "NOT MEASURED" and found.name == name
     assert (found.reason or found.sentence) and found.question.endswith("?")
