@@ -1,7 +1,7 @@
 """Students in every runtime and precision: size, what is lost, speed, memory; docs/deploy.md.
 
 ``python benchmarks/artefacts.py --work DIR --test FILE --teacher RUN --classifier NAME=RUN … --language NAME=RUN …`` writes each
-student of a finished run in each format that is installed, loads each file in a process of its own, with one thread, and asks
+student of a finished run in each format that is installed (or takes the file that the run has), loads each file in a process of its own, with one thread, and asks
 
 - a classifier for all texts of FILE (lines of JSON with ``sentence`` and ``label``): how many are right, and how much of what the
   teacher has right is kept (paired, Fieller interval); against the student in PyTorch, paired: how the share that is right and its
@@ -55,6 +55,9 @@ def written(student: Model, run: Path, label: str, work: Path) -> tuple[Path, st
     """The artefact of a student, made if it is not there: its path, its runtime, its bytes."""
     if label == "pytorch":
         return run / "student", "pytorch", (run / "student" / "model.safetensors").stat().st_size
+    own = {record["name"]: record for record in read_json(run / "exports.json", []) if "refused" not in record}
+    if label in own:
+        return run / own[label]["path"], own[label]["runtime"], model_bytes(run / own[label]["path"])
     name, _, precision = label.partition("-")
     folder = work / label
     if not folder.is_dir():
@@ -66,11 +69,15 @@ def written(student: Model, run: Path, label: str, work: Path) -> tuple[Path, st
             path = str(made.path.relative_to(writing))
             write_json(writing / "made.json", {"path": path, "runtime": made.runtime})
     made_of = read_json(folder / "made.json", {})
-    # the model's file alone: tokenizers are the same everywhere, and the page's libraries are shared by all pages
-    size = max(
-        p.stat().st_size for p in folder.rglob("*") if p.suffix in (".onnx", ".gguf", ".pte", ".tflite", ".safetensors")
+    return folder / made_of["path"], made_of["runtime"], model_bytes(folder)
+
+
+def model_bytes(path: Path) -> int:
+    """Of the model's file alone: tokenizers are the same everywhere, and the page's libraries are shared by all pages."""
+    kinds = (".onnx", ".gguf", ".pte", ".tflite", ".safetensors")
+    return (
+        path.stat().st_size if path.is_file() else max(p.stat().st_size for p in path.rglob("*") if p.suffix in kinds)
     )
-    return folder / made_of["path"], made_of["runtime"], size
 
 
 class _Recorded:
@@ -98,7 +105,10 @@ def classifier(worker: Worker, student: Model, texts: Sequence[str], labels: Seq
     """What an artefact answers, how far that is from the student, and how long it takes."""
     ids = [student.tokenizer(text).input_ids for text in texts]
     recorded = _Recorded(worker)
-    found = difference(recorded, student, ids, labels).to_dict()
+    compared = 64 if worker.loaded["runtime"] == "pytorch" else len(ids)  # the student is what the student is
+    found = difference(recorded, student, ids[:compared], labels[:compared]).to_dict()
+    for each in ids[compared:]:
+        recorded.logits(each)
     taken = [seconds(worker, each, 0)[0] for each in ids[:TIMED]]
     return {
         "answers": "".join(map(str, recorded.answers)),
@@ -160,7 +170,8 @@ def measure(options: argparse.Namespace) -> None:
             try:
                 path, runtime, size = written(student, Path(run), label, Path(options.work) / name)
                 with Worker(runtime, path, 1) as worker:
-                    record |= {"runtime": runtime, "bytes": size, **worker.loaded}
+                    worker.loaded["runtime"] = runtime
+                    record |= {"bytes": size, **worker.loaded}
                     if student.classifies:
                         record |= classifier(worker, student, texts, labels)
                     else:

@@ -60,7 +60,7 @@ BENCHMARK = Benchmark(
     ["float", *(f"{scheme}, {way}" for scheme in SCHEMES for way in ("afterwards", "aware"))],
     {
         "first": (64, "steps of the float student, 1,024 tokens each"),
-        "more": (40, "steps that each goes on for"),
+        "more": (24, "steps that each goes on for"),
         "rate": (5e-4, "learning rate of those"),
         "start": ("", "a finished run to go on from, in the place of the float student"),
     },
@@ -122,7 +122,7 @@ def float_recipe(text: Path, given: argparse.Namespace) -> stillhouse.Recipe:
                 "dtype": "float32",
                 "threads": 1,
             },
-            "evaluate": {"tokens": 256, "control": False},
+            "evaluate": {"tokens": 6000, "control": False},
             "report": {"prompts": ["Once upon a time"], "new_tokens": 1},
         }
     )

@@ -27,6 +27,7 @@ _BLOCK = 32
 """Weights that share a scale, of int4 and of a decoder's int8."""
 _LARGEST = 1.9e9
 """Bytes of a file: Protocol Buffers end at 2³¹."""
+_OPSET = 20
 _OLDEST, _NEWEST = 18, 23
 """Opsets: the exporter writes none that is older, and ONNX Runtime 1.23 runs none that is newer."""
 _ROUNDED_INPUTS = 0.2
@@ -41,9 +42,10 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
     if model.bare or not (model.packs or model.classifies):
         what = f"a {type(model.network).__name__} cannot be written: its state is more than keys and values"
         return Problem("onnx", what, "Export it with hf.")
-    if not _OLDEST <= options["opset"] <= _NEWEST:
-        what = f"opset {options['opset']} cannot be written and run: it is from {_OLDEST} to {_NEWEST}"
-        return Problem("onnx.opset", what, "Leave it out (20), or take what your runtime documents.")
+    opset = options.get("opset", _OPSET)  # a page has no such option
+    if not _OLDEST <= opset <= _NEWEST:
+        what = f"opset {opset} cannot be written and run: it is from {_OLDEST} to {_NEWEST}"
+        return Problem("onnx.opset", what, f"Leave it out ({_OPSET}), or take what your runtime documents.")
     if 4 * model.parameters_count > _LARGEST:
         what = f"{model.parameters_count:,} parameters do not fit into one ONNX file, which holds 2 GB"
         return Problem("onnx", what, "Export it with hf or gguf.")
@@ -55,9 +57,11 @@ def _refuses(model: Model, options: dict[str, Any]) -> Problem | None:
 
 
 def _size(model: Model, options: dict[str, Any]) -> int:
-    """Bytes of the file, about: matrices of the layers and the head in the precision, embedding and vectors in float32."""
+    """Bytes of the file, about: matrices of the layers and the head in the precision, vectors and mostly embeddings in float32."""
     if model.grids and options["precision"] != "float32":
         return _size_on_grids(model)
+    if model.classifies and options["precision"] == "int8":
+        return sum(p.numel() * (1 if p.ndim == 2 else 4) for p in model.network.parameters())  # embeddings too
     small = {id(m.weight): m.weight for m in model.network.modules() if isinstance(m, nn.Linear)}
     rest = {id(p): p for m in model.network.modules() if not isinstance(m, nn.Linear) for p in m.parameters(False)}
     shared = options["precision"] == "float32"  # a head that shares the embedding's matrix is written once
@@ -83,7 +87,7 @@ def _size_on_grids(model: Model) -> int:
     refuses=_refuses,
     size=_size,
 )
-def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opset: int = 20) -> Artefact:
+def onnx(student: Model, folder: Path, *, precision: Precision = "float32", opset: int = _OPSET) -> Artefact:
     """A folder with model.onnx for ONNX Runtime and its tokenizer: a decoder with its keys and values, or a classifier.
 
     A decoder's inputs are input_ids, attention_mask, position_ids and past.{layer}.key and .value, which may be of length 0; its
