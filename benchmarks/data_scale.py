@@ -181,7 +181,8 @@ def main() -> None:
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(prepare_once(*asked.one, asked.workers)))
+        path, folder = asked.one
+        print(json.dumps(prepare_once(path, folder, asked.workers)))
         return
     rows = read_json(RESULTS, {}).get("sizes", [])
     for documents in () if asked.table else asked.documents:
