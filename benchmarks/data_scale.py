@@ -1,7 +1,7 @@
 """Filter, deduplicate, tokenise and pack: documents a second, tokens a second and peak memory at growing sizes.
 
     OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false taskset -c 0 python benchmarks/data_scale.py --data FOLDER --documents 100000 1000000
-    python benchmarks/data_scale.py --table        what was measured so far, with the straight line through it
+    python benchmarks/data_scale.py --table        what was measured so far, with the straight line through it, into docs/filters.md
 
 FOLDER holds childrens_books and wiki_passages. Short documents are made of their text: two to four (--pieces) runs of six words from
 anywhere, so words, their frequencies and their tokens are those of English, and no two documents are alike by chance. A tenth of them
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import DOCS, put
 
 from stillhouse import machine
 from stillhouse.data.reading import decoded
@@ -144,27 +145,29 @@ def line(rows: list[dict[str, Any]], name: str) -> tuple[float, float]:
     return float(start), float(each)
 
 
-def tell(rows: list[dict[str, Any]]) -> None:
-    """A table, and the lines through it."""
-    print(
-        "| documents | kept | tokens kept | CPU s | documents/s | tokens/s | own memory, MiB (before) | resident, MiB |"
-    )
-    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
-    for row in rows:
-        print(
-            f"| {row['documents']:,} | {row['kept']:,} | {row['tokens']:,} | {row['cpu_seconds']:.0f} "
-            f"| {row['documents'] / row['cpu_seconds']:,.0f} | {row['tokens'] / row['cpu_seconds']:,.0f} "
-            f"| {row['own_mib_peak']:,} ({row['own_mib_before']:,}) | {row['mib_peak']:,} |"
-        )
+def tell(rows: list[dict[str, Any]]) -> str:
+    """A table, and the lines through it, as Markdown."""
+    lines = [
+        "| documents | kept | tokens kept | CPU s | documents/s | tokens/s | own memory, MiB (before) | resident, MiB |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    lines += [
+        f"| {row['documents']:,} | {row['kept']:,} | {row['tokens']:,} | {row['cpu_seconds']:.0f} "
+        f"| {row['documents'] / row['cpu_seconds']:,.0f} | {row['tokens'] / row['cpu_seconds']:,.0f} "
+        f"| {row['own_mib_peak']:,} ({row['own_mib_before']:,}) | {row['mib_peak']:,} |"
+        for row in rows
+    ]
     if len(rows) > 1:
         growth = math.log(rows[-1]["documents"] / rows[0]["documents"])
         power = math.log(rows[-1]["cpu_seconds"] / rows[0]["cpu_seconds"]) / growth
         (start, each), (mib, mib_each) = line(rows, "cpu_seconds"), line(rows, "own_mib_peak")
-        print(
-            f"\nCPU seconds = {start:.1f} + {each * 1e6:.1f} µs a document (from smallest to largest: to the power of {power:.3f}); "
-            f"own memory = {mib:.0f} MiB + {mib_each * 2**20:.0f} bytes a document. At 10 million: {start + each * 1e7:,.0f} s, "
-            f"{mib + mib_each * 1e7:,.0f} MiB."
-        )
+        lines += [
+            "",
+            f"The straight lines through it: {each * 1e6:.0f} µs a document (from the smallest to the largest, time grows as documents to the "
+            f"power of {power:.2f}), and {mib:.0f} MiB with {mib_each * 2**20:.0f} bytes a document. Ten million would take "
+            f"{(start + each * 1e7) / 60:,.0f} minutes of such a core.",
+        ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -194,7 +197,10 @@ def main() -> None:
         rows = sorted([*rows, row], key=key)
         write_json(RESULTS, {"sizes": rows})
         print(f"{documents:,} documents: {row['cpu_seconds']:.0f} CPU seconds", flush=True)
-    tell([row for row in rows if (row["pieces"], row["workers"]) == (asked.pieces, asked.workers)])
+    said = tell([row for row in rows if (row["pieces"], row["workers"]) == (asked.pieces, asked.workers)])
+    print(said)
+    if asked.table:
+        put(DOCS / "filters.md", "scale", said)
 
 
 def key(row: dict[str, Any]) -> tuple[list[int], int, int]:

@@ -18,7 +18,7 @@ import random
 from typing import Any
 
 import small
-from cells import Benchmark, Row, over_seeds
+from cells import DOCS, Benchmark, Row, over_seeds, put
 
 from stillhouse import data
 from stillhouse.data.filters.boilerplate import PHRASES
@@ -109,16 +109,20 @@ def measure(cell: str, seed: int, material: small.Material, given: argparse.Name
 
 
 def tell(rows: list[Row]) -> None:
-    """As Markdown: means over the seeds, with their interval where there are several."""
-    print("| learned from | seeds | documents | loss, nats | KL to the teacher, nats | top-1 agreement |")
-    print("| --- | --: | --: | --: | --: | --: |")
+    """As Markdown, in docs/filters.md: means over the seeds, with their interval where there are several."""
+    lines = [
+        "| learned from | seeds | documents | taken out | loss, nats | KL to the teacher, nats | top-1 agreement |",
+        "| --- | --: | --: | --- | --: | --: | --: |",
+    ]
     for cell in CELLS:
         if mine := [row for row in rows if row["cell"] == cell]:
             found = [over_seeds([row["tasks"]["text"][name] for row in mine], 3) for name in ("nll", "kl", "agree")]
-            print(f"| {cell} | {len(mine)} | {mine[0].get('documents', '')} | {' | '.join(found)} |")
-    for cell in CELLS:
-        if removed := next((row["removed"] for row in rows if row["cell"] == cell and row.get("removed")), None):
-            print(f"\n{cell}: " + ", ".join(f"{name} took out {count}" for name, count in removed.items()))
+            removed = ", ".join(f"{name} {count}" for name, count in mine[0].get("removed", {}).items() if count)
+            about = f"{mine[0].get('documents', '')} | {removed}"
+            lines.append(f"| {cell} | {len(mine)} | {about} | {' | '.join(found)} |")
+    print("\n".join(lines))
+    if rows:
+        put(DOCS / "filters.md", "filtered_text", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import small
-from cells import DOCS, Benchmark, Row, over_seeds, standing
+from cells import DOCS, Benchmark, Row, over_seeds, put, standing
 
 from stillhouse import recipe
 from stillhouse.evaluate import statistics
@@ -115,13 +115,14 @@ def measure(cell: str, seed: int, material: small.Material, given: argparse.Name
 
 
 def tell(rows: list[Row]) -> None:
-    """Points and divergence of every task as Markdown, what a mixture costs each task, and a picture of it."""
+    """Points and divergence of every task, and what a mixture costs each task, as Markdown in docs/mixtures.md; a picture of it."""
     of = {(row["cell"], row["seed"]): row["tasks"] for row in rows}
+    lines = []
     for name, scale, digits, title in (
         ("right", 100.0, 1, "answers' tokens said first, %"),
         ("kl", 1.0, 2, "KL to the teacher, nats"),
     ):
-        print(f"**{title}**\n\n| cell | seeds | {' | '.join(TASKS)} | mean |\n| --- | --: |{' --: |' * 6}")
+        lines += [f"| {title} | seeds | {' | '.join(TASKS)} | mean |", f"| --- | --: |{' --: |' * 6}"]
         for cell in CELLS:
             mine = [tasks for (c, _), tasks in of.items() if c == cell]
             if not mine:
@@ -129,38 +130,39 @@ def tell(rows: list[Row]) -> None:
             of_task = [[scale * tasks[task][name] for tasks in mine] for task in TASKS]
             means = [sum(column) / len(TASKS) for column in zip(*of_task, strict=True)]
             said = " | ".join(over_seeds(values, digits) for values in (*of_task, means))
-            print(f"| {cell} | {len(mine)} | {said} |")
+            lines.append(f"| {cell} | {len(mine)} | {said} |")
         if name == "right" and rows:
             theirs = [100.0 * rows[0]["tasks"][task]["teacher"] for task in TASKS]
-            print(f"| *teacher* | | {' | '.join(f'{value:.1f}' for value in (*theirs, sum(theirs) / len(theirs)))} |")
-        print()
-    print(
-        f"**points above the single-task student, paired by seed**\n\n| cell | {' | '.join(TASKS)} |\n| --- |{' --: |' * 5}"
-    )
-    series = []
+            said = " | ".join(f"{value:.1f}" for value in (*theirs, sum(theirs) / len(theirs)))
+            lines.append(f"| *teacher* | | {said} |")
+        lines.append("")
+    lines += [f"| points above the single-task student | {' | '.join(TASKS)} |", f"| --- |{' --: |' * 5}"]
+    series: list[list[charts.Series]] = [[] for _ in TASKS]
     for cell in CELLS:
         if cell == "before" or cell.startswith("only "):
             continue
         told = []
-        for task in TASKS:
+        for number, task in enumerate(TASKS):
             single = {seed: tasks[task]["right"] for (c, seed), tasks in of.items() if c == f"only {task}"}
-            values = [
-                100.0 * (tasks[task]["right"] - single[seed])
-                for (c, seed), tasks in of.items()
-                if c == cell and seed in single
-            ]
-            told.append(over_seeds(values, 1) if values else "–")
+            mine = {seed: tasks[task]["right"] for (c, seed), tasks in of.items() if c == cell and seed in single}
+            values = np.array([100.0 * (right - single[seed]) for seed, right in mine.items()])
+            told.append(over_seeds(values.tolist(), 1) if len(values) else "–")
             if len(values) > 1:
-                found = statistics.mean(np.array(values), np.arange(len(values)))
+                found = statistics.mean(values, np.arange(len(values)))
                 point = charts.Point(f"{task}, {cell}", found.value, found.low, found.high)
-                series.append((TASKS.index(task), charts.Series(f"{task}, {cell}", (point,), "student")))
-        print(f"| {cell} | {' | '.join(told)} |")
-    if series:
-        ordered = tuple(each for _, each in sorted(series, key=lambda pair: pair[0]))
-        marks = (charts.Mark(0.0, "single-task"), charts.Mark(-5.0, "5 points below"))
+                series[number].append(charts.Series(f"{task}, {cell}", (point,), "student"))
+        lines.append(f"| {cell} | {' | '.join(told)} |")
+    print("\n".join(lines))
+    if any(series):
         title = "Answers' tokens said first: points above the single-task student of the same budget"
-        chart = charts.Chart("forest", title, "", "points, paired by seed", ordered, marks)
+        marks = (charts.Mark(0.0, "single-task"), charts.Mark(-5.0, "5 points below"))
+        chart = charts.Chart(
+            "forest", title, "", "points, paired by seed", tuple(each for of_task in series for each in of_task), marks
+        )
         write_text(DOCS / "images" / "mixtures.svg", standing(str(charts.forest(chart, "mixtures", charts.WIDE))))
+        lines = ["![Each mixture and sampler against single-task students](images/mixtures.svg)", "", *lines]
+    if rows:
+        put(DOCS / "mixtures.md", "mixtures", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import json
 from typing import Any
 
 import small
-from cells import Benchmark, Row, over_seeds
+from cells import DOCS, Benchmark, Row, over_seeds, put
 
 from stillhouse.data.reading import decoded
 from stillhouse.data.sources.written import written
@@ -107,13 +107,16 @@ def measure(cell: str, seed: int, material: small.Material, given: argparse.Name
 
 
 def tell(rows: list[Row]) -> None:
-    """As Markdown: means over the seeds, with their interval where there are several."""
-    print(f"| learned from | seeds | {' | '.join(about for _, _, about in MEASURES)} |")
-    print(f"| --- | --: | {'--: | ' * len(MEASURES)}")
+    """As Markdown, in docs/synthesize.md: means over the seeds, with their interval where there are several."""
+    lines = [f"| learned from | seeds | {' | '.join(about for _, _, about in MEASURES)} |"]
+    lines.append(f"| --- | --: | {'--: | ' * len(MEASURES)}")
     for cell in CELLS:
         if mine := [row["tasks"] for row in rows if row["cell"] == cell]:
             found = [over_seeds([tasks[task][name] for tasks in mine], 3) for task, name, _ in MEASURES]
-            print(f"| {cell} | {len(mine)} | {' | '.join(found)} |")
+            lines.append(f"| {cell} | {len(mine)} | {' | '.join(found)} |")
+    print("\n".join(lines))
+    if rows:
+        put(DOCS / "synthesize.md", "written_text", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ EXAMPLE_CHARACTERS = 240
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _NUMBERS_KEPT = 16
+"""Shards of which the numbers of the judged documents are remembered."""
 
 GIVEN = ("teacher", "held_out")
 """What a filter may name before its options: the teacher's model; a function that goes through the held-out documents."""
@@ -85,6 +86,7 @@ class Pass:
 
     def __init__(self, spool: Spool, folder: Path, together: Path) -> None:
         self.spool, self.folder, self.together = spool, folder, together
+        self._known: dict[int, Ints] = {}
 
     @cached_property
     def measured(self) -> Mask:
@@ -172,11 +174,14 @@ class Pass:
         start, stop = self.spool.borders[shard : shard + 2]
         return self.before[start:stop][self.measured[start:stop]]
 
-    @lru_cache(_NUMBERS_KEPT)  # noqa: B019 – a pass lives as long as the filter runs
     def _numbers(self, shard: int) -> Ints:
         """The judged documents of a shard, by their numbers among all."""
-        start, stop = self.spool.borders[shard : shard + 2]
-        return start + np.flatnonzero(self.before[start:stop])
+        if shard not in self._known:
+            start, stop = self.spool.borders[shard : shard + 2]
+            self._known[shard] = start + np.flatnonzero(self.before[start:stop])
+            if len(self._known) > _NUMBERS_KEPT:
+                del self._known[next(iter(self._known))]
+        return self._known[shard]
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:06}.npy"
