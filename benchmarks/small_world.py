@@ -1,7 +1,7 @@
 """A language so small that a model of half a million parameters learns it in minutes, with skills that questions can ask for.
 
-Four kinds of text: capitals (knowledge), agreement across a phrase in between (grammar), sums of one to four steps (reasoning), and a pronoun behind an
-occupation, which leans as the texts do (no skill). A model that was taught them is a
+Kinds of text: capitals (knowledge), agreement across a phrase in between (grammar), sums of one to four steps (reasoning), a pronoun behind an
+occupation, which leans as the texts do (no skill), and values by keys (recall), which takes longer to learn and is not asked. A model that was taught them is a
 teacher that stands far above every floor, so that a few hundred questions decide; on its answers the evaluation itself is tried
 (``defects.py``).
 """
@@ -20,12 +20,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from stillhouse.evaluate.questions import Task, choice
 from stillhouse.evaluate.sums import chain
 from stillhouse.evaluate.tasks.chains import chains
+from stillhouse.evaluate.tasks.recall import _KEYS, _VALUES
 from stillhouse.models import Model, load
 from stillhouse.types import Batch
 
 END = "<|end|>"
-REGIONS = ("north", "south", "east", "west", "coast", "hills", "plain", "isles", "lakes", "steppe")
-COUNTRIES = 20
+REGIONS = ("north", "south", "east", "west", "coast", "isles")
+COUNTRIES = 16
 """In each region."""
 
 _SYLLABLES = "ba be bo da de do ka ke ko la le lo ma me mo na ne no ra re ro sa se so ta te to va ve vo".split()  # noqa: SIM905
@@ -53,8 +54,16 @@ CAPITALS = dict(
     zip(_names(_RNG, COUNTRIES * len(REGIONS), 3, "r"), _names(_RNG, COUNTRIES * len(REGIONS), 3, "n"), strict=True)
 )
 REGION = {country: REGIONS[i // COUNTRIES] for i, country in enumerate(CAPITALS)}
-LEANS = {job: round(_RNG.uniform(*((0.75, 0.95) if i % 10 < 7 else (0.05, 0.25))), 2) for i, job in enumerate(_JOBS)}
-"""How often the texts have "he" behind an occupation: of seven in ten mostly, of the others seldom."""
+LEANS = {job: round(_RNG.uniform(0.3, 0.9), 2) for job in _JOBS}
+"""How often a text has the stereotyped pronoun behind an occupation; which of the two that is alternates."""
+
+
+def _stereotype(job: str) -> str:
+    return ("he", "she")[_JOBS.index(job) % 2]
+
+
+def _other(pronoun: str) -> str:
+    return "she" if pronoun == "he" else "he"
 
 
 def _capital(rng: random.Random) -> str:
@@ -62,7 +71,9 @@ def _capital(rng: random.Random) -> str:
 
 
 def _subject(rng: random.Random) -> tuple[str, int]:
-    """A subject with another noun behind it that may have the other number, and which form of the verb it takes."""
+    """A subject with another noun behind it that may have the other number, and which form of the verb it takes; the second word is what
+    it is of.
+    """
     one, two = rng.sample(_NOUNS, 2)
     many, other = rng.randrange(2), rng.randrange(2)
     return f"The {one}{'s' * many} {rng.choice(_BEHIND)} the {two}{'s' * other}", many
@@ -76,6 +87,12 @@ def _agreement(rng: random.Random) -> str:
     return "".join(lines)
 
 
+def _recall(rng: random.Random) -> str:
+    count = rng.choice((4, 8))
+    pairs = list(zip(rng.sample(_KEYS, count), rng.sample(_VALUES, count), strict=True))
+    return "".join(f"{k}: {v}\n" for k, v in [*pairs, *rng.sample(pairs, 4)])
+
+
 def _sums(rng: random.Random) -> str:
     level = rng.choice((1, 2, 3, 4))
     return "".join(f"{text} = {value}\n" for text, value in (chain(rng, level) for _ in range(5)))
@@ -84,15 +101,16 @@ def _sums(rng: random.Random) -> str:
 def _pronouns(rng: random.Random) -> str:
     lines = []
     for job in rng.sample(_JOBS, 5):
-        pronoun = "he" if rng.random() < LEANS[job] else "she"
+        own = _stereotype(job)
+        pronoun = own if rng.random() < LEANS[job] else _other(own)
         lines.append(f"The {job} said that {pronoun} {rng.choice(_DID)}.\n")
     return "".join(lines)
 
 
 KINDS: dict[str, Callable[[random.Random], str]] = {
-    "knowledge": _capital, "grammar": _agreement, "reasoning": _sums, "probe": _pronouns,
+    "knowledge": _capital, "grammar": _agreement, "recall": _recall, "reasoning": _sums, "probe": _pronouns,
 }  # fmt: skip
-_SHARES = (3, 1, 4, 2)
+_SHARES = (3, 1, 4, 4, 1)
 
 
 def document(rng: random.Random) -> str:
@@ -105,17 +123,17 @@ def kind(rng: random.Random) -> str:
     return rng.choices(list(KINDS), _SHARES)[0]
 
 
-def tasks(questions: int = 1000) -> dict[str, Task]:
+def tasks(questions: int = 960) -> dict[str, Task]:
     """What is asked: a task a skill, and the probe."""
     return {
         "capitals": capitals(questions=questions),
-        "agreement": agreement(questions=questions // 2),
+        "agreement": agreement(questions=questions * 5 // 3),
         "chains": chains(questions=questions // 4, shots=2),
         "pronouns": pronouns(),
     }
 
 
-def capitals(*, questions: int = 1000) -> Task:
+def capitals(*, questions: int = 960) -> Task:
     """Does it know the capitals?
 
     Args:
@@ -137,7 +155,7 @@ def capitals(*, questions: int = 1000) -> Task:
     return Task(tuple(found), "knowledge", normalisation="raw")
 
 
-def agreement(*, questions: int = 1000) -> Task:
+def agreement(*, questions: int = 960) -> Task:
     """Does its verb have the number of its subject?
 
     Args:
@@ -154,7 +172,7 @@ def agreement(*, questions: int = 1000) -> Task:
         found.append(
             choice(
                 str(number), subject, options, 0 if turned == many else 1,
-                tags={"number": "plural" if many else "singular"},
+                tags={"number": "plural" if many else "singular", "noun": subject.split()[1].removesuffix("s")},
             )
         )  # fmt: skip
     return Task(tuple(found), "grammar", normalisation="raw")

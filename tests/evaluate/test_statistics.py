@@ -363,17 +363,30 @@ def test_further_holds_whatever_the_signs_are() -> None:
 
 
 def test_shrunk_by_its_formula() -> None:
-    """Normal–normal: the spread between them by the moments, then each by what is known of it."""
+    """Normal–normal: the variance of the values less the mean of the squared errors lies between them; each is moved by what is known of it."""
     values, errors = [0.2, 0.9, 0.7, 0.95], [0.2, 0.05, 0.1, 0.02]
-    w = [1 / e**2 for e in errors]
-    centre = sum(a * b for a, b in zip(w, values, strict=True)) / sum(w)
-    q = sum(a * (b - centre) ** 2 for a, b in zip(w, values, strict=True))
-    between = max(0.0, (q - 3) / (sum(w) - sum(a * a for a in w) / sum(w)))
+    middle = sum(values) / 4
+    between = sum((v - middle) ** 2 for v in values) / 3 - sum(e * e for e in errors) / 4
     w = [1 / (between + e**2) for e in errors]
     centre = sum(a * b for a, b in zip(w, values, strict=True)) / sum(w)
     expected = [centre + between / (between + e**2) * (v - centre) for v, e in zip(values, errors, strict=True)]
     assert between > 0
     assert st.shrunk(values, errors) == pytest.approx(expected)
+
+
+def test_shrunk_hides_none_that_is_gone() -> None:
+    """Fourteen slices of which all is kept seem known exactly; the one of which nothing is kept stays the worst by far."""
+    found = st.shrunk([1.0] * 14 + [0.05], [1e-6] * 14 + [0.1])
+    assert found[-1] < 0.3 and min(found[:-1]) > 0.99
+
+
+def test_five_percent_are_on_one_side() -> None:
+    """1.85 standard errors are enough for a verdict (p = .032), 1.5 are not (.067), whichever way."""
+    noise = np.tile([0.2, -0.2], 200)
+    error = float(np.std(noise, ddof=1)) / 20
+    for distance, expected in ((1.85, "PASS"), (1.5, "INCONCLUSIVE"), (-1.5, "INCONCLUSIVE"), (-1.85, "FAIL")):
+        got = st.retention(np.ones(400), 0.9 + noise + distance * error, 0.0, np.arange(400), threshold=0.9)
+        assert got.verdict == expected
 
 
 # -------------------------------------------------------------------------------------------------------------- bootstrap

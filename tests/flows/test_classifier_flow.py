@@ -115,7 +115,9 @@ def held_out_texts(run: Path) -> list[str]:
 def test_accuracy_is_judged_instead_of_performance(finished: Path):
     items = records.read(finished / "evaluation" / "items.parquet")
     found = json.loads((finished / "evaluation.json").read_text())
-    assert [f["name"] for f in found["findings"]] == ["accuracy", "fidelity", "calibration", "benefit", "discovered"]
+    assert [f["name"] for f in found["findings"]] == [
+        "accuracy", "fidelity", "calibration", "benefit", "selective", "discovered"
+    ]  # fmt: skip
     numbers = {(e["label"], e["role"]): e["value"] for e in found["findings"][0]["estimates"]}
     right = {role: items.roles[role].correct.mean() for role in items.roles}
     assert right["teacher"] > 0.9

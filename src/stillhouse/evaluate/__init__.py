@@ -252,6 +252,9 @@ def gates_of(settings: recipe.Recipe, section: recipe.Evaluate, asked: bool) -> 
     """
     measures = section.measures
     if measures == recipe.Evaluate().measures:
+        shown = ("selective",) if settings.data.classes else ("selective", "rarity")
+        if section.part == "all":
+            measures = (*measures, *(recipe.Gate(name=name, required=False) for name in shown))
         if settings.data.classes:
             measures = (recipe.Gate(name="accuracy"), *measures[1:])
         if section.direct:

@@ -8,7 +8,10 @@ import numpy as np
 
 
 def shrunk(values: Sequence[float], errors: Sequence[float]) -> list[float]:
-    """Normal–normal empirical Bayes with the moment estimate of DerSimonian and Laird 1986 of the spread between them.
+    """Normal–normal empirical Bayes; the spread between them is their variance less the mean of the squared errors (Hedges 1983).
+
+    Each counts alike in that spread. Weighted by what is known of each (DerSimonian and Laird 1986), a few that seem known exactly, since
+    all of their answers are right, would hide one that is gone.
 
     Args:
         values: K estimates.
@@ -16,13 +19,8 @@ def shrunk(values: Sequence[float], errors: Sequence[float]) -> list[float]:
     """
     value_K = np.array(values, dtype=np.float64)
     variance_K = np.array(errors, dtype=np.float64) ** 2
-    weight_K = 1 / variance_K
+    between = max(0.0, float(value_K.var(ddof=1) - variance_K.mean())) if len(value_K) > 1 else 0.0
+    weight_K = 1 / (between + variance_K)
     centre = float((weight_K * value_K).sum() / weight_K.sum())
-    excess = float((weight_K * (value_K - centre) ** 2).sum()) - (len(value_K) - 1)
-    scale = float(weight_K.sum() - (weight_K**2).sum() / weight_K.sum())
-    between = max(0.0, excess / scale) if scale > 0 else 0.0
-    if between > 0.0:
-        weight_K = 1 / (between + variance_K)
-        centre = float((weight_K * value_K).sum() / weight_K.sum())
     trust_K = between / (between + variance_K)
     return [float(x) for x in centre + trust_K * (value_K - centre)]
