@@ -133,6 +133,25 @@ def test_the_size_of_shards_changes_nothing(
     assert removed(folder / "one") == removed(folder / "other")
 
 
+def test_filters_that_measure_together_or_alone_take_out_the_same(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured of a document that an earlier filter takes out counts for nothing, not even in what is told."""
+    monkeypatch.setattr(spool, "SHARD_DOCUMENTS", 9)
+    rows = [sentence(i % 40, 5 + i % 31) + (" !" if i % 5 else "") for i in range(90)] + ["a b " * 20, "lorem ipsum"]
+    filters = ["exact_duplicates", {"name": "length", "least": 8}, {"name": "near_duplicates", "threshold": 0.6}]
+    filters += ["repetition", f"{HERE}:loud", "boilerplate", {"name": "contamination", "run": 5}]
+    facts = {}
+    for how in ("together", "alone"):
+        corpus = corpus_of(rows, filters, tmp_path / how, tokenizer)
+        facts[how] = [{**each, "seconds": 0} for each in corpus.facts["filters"]]
+        monkeypatch.setattr(screening.Plan, "together", lambda _, number: range(number, number + 1))
+    assert sum(each["removed"] > 0 for each in facts["together"]) >= 3
+    assert facts["together"] == facts["alone"]
+    assert removed(tmp_path / "together") == removed(tmp_path / "alone")
+    assert kept_texts(tmp_path / "together") == kept_texts(tmp_path / "alone")
+
+
 def test_the_number_of_processes_changes_nothing(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
