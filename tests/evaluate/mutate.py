@@ -1,17 +1,21 @@
 """Break the statistics in one place after another and see that a test notices: ``python tests/evaluate/mutate.py [numbers]``.
 
 The same machinery as ``tests/traps/put_back.py``: a copy of the source is changed, one named test must fail. Exits with 1 if a fault
-went unnoticed.
+went unnoticed. What takes long to import is imported once; each test runs in a fork of that process, with the changed copy (a minute or two
+for all).
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "traps"))
 
-from put_back import Patch, main
+from put_back import ROOT, Patch, main
 
 FOLDER = "tests/evaluate"
 
@@ -326,5 +330,35 @@ PATCHES = tuple(
     for number, (_, file, old, new, test) in enumerate(FAULTS, 1)
 )
 
+HEAVY = ("numpy", "pyarrow.parquet", "torch", "transformers", "pydantic", "rich.console", "yaml", "pytest")
+"""What the tests import that no fault changes."""
+
+
+def forked(copy: Path, tests: Sequence[str], folder: str) -> tuple[int, str]:
+    """Tests in a fork of this process that has the copy of the source in place of this one: exit code, and what they wrote."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.chdir(ROOT)
+        sys.path.insert(0, str(copy))
+        sys.dont_write_bytecode = True
+        importlib.invalidate_caches()
+        code = importlib.import_module("pytest").main(
+            ["-q", "-p", "no:cacheprovider", *(f"{folder}/{test}" for test in tests)]
+        )
+        sys.stdout.flush()
+        os._exit(int(code))
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as said:
+        text = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
 if __name__ == "__main__":
-    sys.exit(main([int(number) for number in sys.argv[1:]], PATCHES, FOLDER))
+    for name in HEAVY:
+        importlib.import_module(name)
+    assert not any(name.partition(".")[0] == "stillhouse" for name in sys.modules), "the copy must be what is imported"
+    sys.exit(main([int(number) for number in sys.argv[1:]], PATCHES, FOLDER, forked))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -507,13 +507,19 @@ def ask(copy: Path, tests: Sequence[str], folder: str) -> tuple[int, str]:
     return run(copy, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"{folder}/{test}" for test in tests)])
 
 
-def main(numbers: Sequence[int], patches: Sequence[Patch] = PATCHES, folder: str = "tests/traps") -> int:
+Ask = Callable[[Path, Sequence[str], str], tuple[int, str]]
+
+
+def main(
+    numbers: Sequence[int], patches: Sequence[Patch] = PATCHES, folder: str = "tests/traps", ask: Ask = ask
+) -> int:
     """Put faults back one by one.
 
     Args:
         numbers: of traps; all if none.
         patches: what is put back.
         folder: of the tests that must notice.
+        ask: how tests are run over a copy of the source.
 
     Returns:
         0 if each was noticed.
@@ -523,19 +529,19 @@ def main(numbers: Sequence[int], patches: Sequence[Patch] = PATCHES, folder: str
     with tempfile.TemporaryDirectory(prefix="put-back-") as place:
         copy = Path(place) / "src"
         shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        _, where = run(copy, ["-c", "import stillhouse; print(stillhouse.__file__)"])
+        _, where = run(copy, ["-c", "from importlib.util import find_spec; print(find_spec('stillhouse').origin)"])
         assert where.startswith(str(copy)), f"the copy is not what is tested: {where}"
         code, said = ask(copy, list(dict.fromkeys(patch.test for patch in chosen)), folder)
         if code:
             print(said, "\nThe tests do not pass as things stand: nothing can be told of what is put back.")
             return 1
         for patch in chosen:
-            noticed += put_back(copy, patch, folder)
+            noticed += put_back(copy, patch, folder, ask)
     print(f"{noticed} of {len(chosen)} noticed, of {len({patch.trap for patch in chosen})} numbers")
     return 0 if noticed == len(chosen) else 1
 
 
-def put_back(copy: Path, patch: Patch, folder: str) -> bool:
+def put_back(copy: Path, patch: Patch, folder: str, ask: Ask) -> bool:
     """Whether the test notices; the copy is as it was afterwards."""
     file = copy / "stillhouse" / patch.file
     whole = file.read_text(encoding="utf-8")
