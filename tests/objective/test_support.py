@@ -17,11 +17,15 @@ logits = st.floats(-30, 30, width=32)
 temperatures = st.sampled_from([0.5, 1.0, 2.0, 5.0])
 
 
+near = st.floats(-6, 6, width=32)
+"""Where what is left over, 1 − Σ q, is not lost in rounding."""
+
+
 @st.composite
-def pairs(draw: Any, least: int = 3, most: int = 12) -> tuple[list[float], list[float]]:
+def pairs(draw: Any, of: st.SearchStrategy[float] = logits) -> tuple[list[float], list[float]]:
     """A student's and a teacher's logits of one position, equally many."""
-    size = draw(st.integers(least, most))
-    return tuple(draw(st.lists(logits, min_size=size, max_size=size)) for _ in range(2))  # type: ignore[return-value]
+    size = draw(st.integers(3, 12))
+    return tuple(draw(st.lists(of, min_size=size, max_size=size)) for _ in range(2))  # type: ignore[return-value]
 
 
 def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
@@ -66,7 +70,7 @@ def test_a_whole_teacher_is_compared_on_the_prefix_that_both_have(
 
 
 @settings(max_examples=100, deadline=None)
-@given(rows=pairs(), k=st.integers(1, 12))
+@given(rows=pairs(near), k=st.integers(1, 12))
 def test_what_is_not_named_is_one_more_outcome_and_hides_divergence_but_adds_none(
     rows: tuple[list[float], list[float]], k: int
 ):
