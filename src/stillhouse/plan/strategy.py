@@ -125,7 +125,7 @@ def prescribe(ratio: float) -> Prescription:
 
 
 def preferred(name: str, fast: bool) -> tuple[tuple[str, ...], str]:
-    """Ways to cut a teacher, the first choice first, and the reason: rules of thumb until this project has measured them.
+    """Ways to cut a teacher, the first choice first, and the reason: rules of thumb where this project has not measured them.
 
     Args:
         name: of the prescription.
@@ -138,7 +138,10 @@ def preferred(name: str, fast: bool) -> tuple[tuple[str, ...], str]:
     if name == "conservative":
         reason = "whole layers keep all their weights, so the student starts as near to its teacher as it can"
         return ("depth", "balanced", "width"), reason
-    reason = "depth or width alone would have to give too much (a rule of thumb, not measured here yet)"
+    reason = (
+        "depth or width alone would have to give too much; three thin layers ended nearer to their teacher than two whole "
+        "ones of as many weights (SST-2 at 3.1x, one seed, docs/log.md)"
+    )
     return ("balanced", "width", "depth"), reason
 
 
