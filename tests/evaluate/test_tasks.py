@@ -24,7 +24,7 @@ from stillhouse.evaluate.tasks.recall import recall
 from stillhouse.find import find, names
 
 OVER_FILES = [n for n in names("task") if "path" in inspect.signature(find("task", n)).parameters]
-OWN_FILES = ("from_jsonl", "plain_text", "lm_eval")
+OWN_FILES = ("from_jsonl", "plain_text", "lm_eval", "edited", "reasoning_gym")
 MADE_UP = sorted(set(names("task")) - {*OVER_FILES, *OWN_FILES})
 ROWS = {"arc_easy": 2376, "blimp": 12499, "boolq": 3270, "commonsenseqa": 1221, "crows_pairs": 1508, "gsm8k": 660,
         "lambada": 5153, "mmlu": 4500, "openbookqa": 500, "piqa": 1838, "winobias": 792, "winogender": 720,

@@ -140,7 +140,6 @@ class Card:
     ladder: bool
     how: list[str]
     limits: list[str]
-    actions: str
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,7 @@ class Page:
     more: str
     tally: list[tuple[Verdict, int]]
     held_back: list[Card]
+    actions: str
     tiles: list[Tile]
     cards: list[Card]
     ladder: Figure | None
@@ -277,6 +277,7 @@ def build(run: Run) -> Page:
         more=more,
         tally=[(v, n) for v, n in tally if n],
         held_back=[c for c in cards if c.verdict.word in ("FAIL", "INCONCLUSIVE", "UNINFORMATIVE")],
+        actions=", ".join(actions_for([c.name for c in cards if c.verdict.word == "FAIL" and c.name in DEFAULTS])),
         tiles=tiles(run),
         cards=cards,
         ladder=ladder,
@@ -464,6 +465,7 @@ def _size(run: Run) -> Tile:
         small += f" · {words.bytes_of(weights[0])} → {words.bytes_of(weights[1])}"
     ratio = teacher / student
     big = f"{number(ratio)}× smaller" if ratio >= 1 else f"{number(1 / ratio)}× larger"
+    big = "as large" if number(ratio) == number(1.0) else big
     return Tile("Size", big, small)
 
 
@@ -528,7 +530,6 @@ def _card(index: int, found: Mapping[str, Any], shown: Any) -> Card:
         ladder=any(raw is shown for raw in raws),
         how=[charts.HOW[k] for k in dict.fromkeys(c.kind for c in parsed)],
         limits=_strings(found.get("limits")),
-        actions=", ".join(actions_for([name])) if name in DEFAULTS else "",
     )
 
 

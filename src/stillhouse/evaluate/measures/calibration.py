@@ -107,8 +107,12 @@ def calibration(items: Items, *, largest: float = 5.0, beyond_teacher: float = 3
         )
 
     if verdict == "FAIL" and (mended := repairs["student"]) is not None:
-        after = say(mended.gap.scaled(100), "pp")
-        reason += f" A temperature of {number(mended.temperature)} would bring confidence − accuracy to {after}."
+        after = mended.gap.scaled(100)
+        if abs(after.value) < abs(gap.value):
+            told = f"would bring confidence − accuracy to {say(after, 'pp')}"
+            reason += f" A temperature of {number(mended.temperature)} {told}."
+        else:
+            reason += " No temperature of the first choice's odds mends it."
 
     return Finding(
         "calibration",

@@ -72,7 +72,7 @@ def collapse(
     verdict: Verdict
     if confirmed:
         verdict = "FAIL"
-        named = ", ".join(one.name for one in confirmed)
+        named = "; ".join(one.name for one in confirmed)
         sentence = f"The student collapsed in {count(len(confirmed), 'part')} of its skills: {named}."
         reason = (
             f"On the half that pointed them out and on the other half it keeps less than {asked_for} there (Holm, 5 %)."
