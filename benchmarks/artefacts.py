@@ -35,6 +35,7 @@ from stillhouse import machine, models
 from stillhouse.check import export_problems
 from stillhouse.compare import kept_by
 from stillhouse.errors import StillhouseError
+from stillhouse.evaluate.statistics import means
 from stillhouse.evaluate.statistics.keeping import retention
 from stillhouse.export.compare import difference, same_words
 from stillhouse.files import atomic_folder, read_json, write_json
@@ -48,7 +49,8 @@ from stillhouse.worker import Worker
 RESULTS = Path(__file__).parent / "results" / "artefacts.json"
 CLASSIFIERS = ["pytorch", "onnx-int8", "web-int8", "executorch-int8", "litert-int8", "onnx-float32", "torchao-int8", "executorch-float32", "litert-float32"]  # fmt: skip
 LANGUAGE = ["pytorch", "gguf-q8_0", "onnx-int8", "gguf-q4_0", "onnx-int4", "onnx-float32", "torchao-int8", "executorch-int8", "executorch-int4", "litert-int8"]  # fmt: skip
-TIMED, TOKENS = 200, 48
+COMPARED, TIMED, TOKENS = 400, 200, 48
+"""Texts on which a classifier's logits are compared with the student's, texts that are timed, and tokens."""
 
 
 def written(student: Model, run: Path, label: str, work: Path) -> tuple[Path, str, int]:
@@ -105,13 +107,13 @@ def classifier(worker: Worker, student: Model, texts: Sequence[str], labels: Seq
     """What an artefact answers, how far that is from the student, and how long it takes."""
     ids = [student.tokenizer(text).input_ids for text in texts]
     recorded = _Recorded(worker)
-    compared = 64 if worker.loaded["runtime"] == "pytorch" else len(ids)  # the student is what the student is
-    found = difference(recorded, student, ids[:compared], labels[:compared]).to_dict()
-    for each in ids[compared:]:
+    found = difference(recorded, student, ids[:COMPARED], labels[:COMPARED]).to_dict()
+    for each in ids[COMPARED:]:
         recorded.logits(each)
     taken = [seconds(worker, each, 0)[0] for each in ids[:TIMED]]
     return {
         "answers": "".join(map(str, recorded.answers)),
+        "labels": "".join(map(str, labels)),
         "milliseconds_a_text": 1000 * statistics.median(taken),
         "difference": found,
     }
@@ -170,8 +172,7 @@ def measure(options: argparse.Namespace) -> None:
             try:
                 path, runtime, size = written(student, Path(run), label, Path(options.work) / name)
                 with Worker(runtime, path, 1) as worker:
-                    worker.loaded["runtime"] = runtime
-                    record |= {"bytes": size, **worker.loaded}
+                    record |= {"runtime": runtime, "bytes": size, **worker.loaded}
                     if student.classifies:
                         record |= classifier(worker, student, texts, labels)
                     else:
@@ -185,12 +186,13 @@ def measure(options: argparse.Namespace) -> None:
             if student.classifies:
                 reference = records["teacher pytorch"]["answers"] if name != "teacher" else record["answers"]
                 record |= kept(record["answers"], reference, labels)
-                own = records.get(f"{name} pytorch", record)["answers"]
-                record["same_answers"] = sum(a == b for a, b in zip(record["answers"], own, strict=True)) / len(own)
             record["machine"] = machine.describe()
+            records |= {
+                f"{r['model']} {r['artefact']}": r for r in read_json(RESULTS, [])
+            }  # another may have written meanwhile
             records[key] = record
             write_json(RESULTS, list(records.values()))
-            print(row(record), flush=True)
+            print(row(record, records), flush=True)
 
 
 def held_out(file: str, student: Model) -> list[list[int]]:
@@ -212,20 +214,18 @@ def points(change: dict[str, float]) -> str:
     return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
 
 
-def row(record: dict[str, Any]) -> str:
+def row(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
     """One line of the table."""
     d = record["difference"]
     name = "PyTorch float32" if record["artefact"] == "pytorch" else record["artefact"].replace("-", " ")
     cells = [record["model"], name, f"{record['bytes'] / 1e6:.2f}", f"{d['kl']:.1e}" if d["kl"] else "0"]
     if "accuracy" in record:
-        same = "–" if record["model"] == "teacher" else f"{record['same_answers']:.1%}"
-        cells += [
-            same,
-            points(d["right"]),
-            points(d["calibration"]),
-            f"{record['accuracy']:.1%}",
-            percent(record["raw"]),
-        ]
+        own, labels = records.get(f"{record['model']} pytorch", record)["answers"], record["labels"]
+        pairs = list(zip(record["answers"], own, labels, strict=True))
+        moved = means.mean(np.array([float(a == y) - float(b == y) for a, b, y in pairs]), np.arange(len(pairs)))
+        change = {"value": moved.value, "low": moved.low, "high": moved.high}
+        cells += [f"{sum(a == b for a, b, _ in pairs) / len(pairs):.1%}", points(change), points(d["calibration"])]
+        cells += [f"{record['accuracy']:.1%}", percent(record["raw"])]
         cells.append(f"{record['milliseconds_a_text']:.2f}")
     else:
         same, of = record["greedy"]
@@ -247,12 +247,14 @@ LANGUAGE_HEAD = (
 
 def tell() -> None:
     """The tables, on the screen and in the page."""
-    records = read_json(RESULTS, [])
+    records = {f"{r['model']} {r['artefact']}": r for r in read_json(RESULTS, [])}
     for mark, head, classify in (("classifiers", CLASSIFIER_HEAD, True), ("language", LANGUAGE_HEAD, False)):
-        found = [record for record in records if ("accuracy" in record) == classify]
+        found = [record for record in records.values() if ("accuracy" in record) == classify]
         if found:
             columns = head.count("|") - 1
-            table = "\n".join([head, "| --- | --- |" + " --: |" * (columns - 2), *map(row, found)])
+            table = "\n".join(
+                [head, "| --- | --- |" + " --: |" * (columns - 2), *(row(each, records) for each in found)]
+            )
             print(table)
             put(DOCS / "deploy.md", mark, table)
 
