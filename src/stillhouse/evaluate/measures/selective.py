@@ -39,9 +39,10 @@ def selective(items: Items, *, seed: int = 0) -> Finding:
     lines: list[Series] = []
     for role in roles:
         curve = _Curve(items.roles[role].column("conf"), items.roles[role].column("correct"), items.document)
-        area = curve.interval(curve.area, seed)
+        if 0 < curve.correct_N.sum() < n:  # else there is no pair of a right and a wrong one
+            area = curve.interval(curve.area, seed)
+            estimates.append(estimate("area under the ROC curve of confidence", role, area, "", n))
         rights = [curve.interval(curve.right(share), seed) for share in _SHARES]
-        estimates.append(estimate("area under the ROC curve of confidence", role, area, "", n))
         for share, right in zip(_SHARES, rights, strict=True):
             estimates.append(estimate(f"right on the surest {plain(share * 100)} %", role, right.scaled(100), "%", n))
         points = tuple(

@@ -51,6 +51,8 @@ def bootstrap(
         parts.append(statistic(weights_RG.astype(np.float64)))
     values = np.concatenate(parts)
     values = values[np.isfinite(values)]
+    if not len(values):  # no draw of the clusters has such a statistic
+        return Interval(value, -math.inf, math.inf, math.inf, clusters, clusters - 1.0)
     se = float(np.std(values, ddof=1)) if len(values) > 1 else math.inf
     reach = t_quantile(0.5 + confidence / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
     bias, acceleration = 0.0, 0.0
