@@ -171,9 +171,13 @@ needs_llama_cpp = pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is No
 
 
 @needs_llama_cpp
-def test_one_that_loses_too_much_is_refused_and_says_where(run: Path):
+def test_one_that_loses_too_much_is_refused_and_says_where(student: Model, run: Path):
     section = recipe.Export(formats=({"name": "gguf", "precision": "q4_0"},), margin=1e-6)
-    problems = export.others(section, run, [[*ids, *ids] for ids in TEXTS])
+    texts = [list(ids[:3]) for ids in TEXTS]
+    for ids in texts:  # the student's own words, of which every change of its weights makes it less sure
+        while len(ids) < 40:
+            ids.append(int(logits_of(student, ids)[-1].argmax()))
+    problems = export.others(section, run, texts)
     assert len(problems) == 1
     text = str(problems[0])
     assert "export.formats.0 (gguf-q4_0)" in text
