@@ -305,8 +305,8 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "a plan of two sides",
         "planning.py",
-        "needed = ((normal_quantile(1 - alpha) + normal_quantile(power)) * single) ** 2\n    if",
-        "needed = 2 * ((normal_quantile(1 - alpha) + normal_quantile(power)) * single) ** 2\n    if",
+        "((t_quantile(1 - alpha, df) + t_quantile(power, df)) * single)",
+        "((t_quantile(1 - alpha / 2, df) + t_quantile(power, df)) * single)",
         "test_statistics.py::test_clusters_needed_by_its_formula",
     ),
     (
