@@ -12,6 +12,7 @@ import pytest
 import torch
 from classifiers import bert, word_pieces
 from shared import make_llama, make_tokenizer
+from torch import library
 
 pytest.importorskip("onnxruntime", reason="pip install 'stillhouse[onnx]'")
 pytest.importorskip("onnxscript", reason="pip install 'stillhouse[onnx]'")
@@ -174,7 +175,7 @@ def test_an_opset_that_the_runtime_does_not_know_is_one_message(tmp_path: Path):
 def test_an_operator_that_cannot_be_written_is_one_message(tmp_path: Path):
     student = make_llama(make_tokenizer(), layers=1)
 
-    @torch.library.custom_op("stillhouse_test::strange", mutates_args=())
+    @library.custom_op("stillhouse_test::strange", mutates_args=())
     def strange(x: torch.Tensor) -> torch.Tensor:
         return x + 1
 
