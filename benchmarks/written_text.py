@@ -38,7 +38,7 @@ BENCHMARK = Benchmark(
     CELLS,
     {
         **small.NUMBERS,
-        "questions": (42, "to learn from, of each kind of answer"),
+        "questions": (120, "to learn from, of each kind of answer"),
         "new_tokens": (40, "that the teacher writes of an answer, at most"),
     },
     seeds=(0, 1, 2),
