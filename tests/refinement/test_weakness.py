@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stillhouse.data.render import Rendered
-from stillhouse.data.tagging import Tagger
+from stillhouse.data.tagging import Tagger, inside
 from stillhouse.errors import RunError
 from stillhouse.evaluate import statistics
 from stillhouse.evaluate.answers import Answers
@@ -26,7 +26,7 @@ from stillhouse.refinement.guard import guard
 from stillhouse.refinement.history import History
 from stillhouse.refinement.nearest import nearest
 from stillhouse.refinement.router import advise
-from stillhouse.refinement.weakness import lost_keys, weakest
+from stillhouse.refinement.weakness import found_in, lost_keys, weakest
 
 
 def test_parts_have_their_shares_and_never_change():
@@ -81,6 +81,59 @@ def test_what_the_teacher_does_not_know_is_no_weakness():
     assert [w.name for w in weakest(slices_of(blind, tags, threshold=0.9, smallest=50), Evaluate(), Refine())] == [
         "domain a"
     ]
+
+
+def crossed(lost: float, each: int = 300, seed: int = 0) -> tuple[Items, dict[str, dict[str, str]]]:
+    """Two tags of two values; of one of the four corners the student has so much wrong, of the others a twentieth."""
+    rng = np.random.default_rng(seed)
+    right: dict[str, list[float]] = {"teacher": [], "student": [], "floor": []}
+    tags = {}
+    for domain, length in itertools.product(("travel", "work"), ("short", "long")):
+        for _ in range(each):
+            tags[f"k{len(tags):05d}"] = {"domain": domain, "length": length}
+            right["teacher"].append(1.0)
+            right["student"].append(float(rng.random() > (lost if (domain, length) == ("travel", "long") else 0.05)))
+            right["floor"].append(0.0)
+    return items_of(right), tags
+
+
+def test_where_two_tags_meet_is_found_and_said_in_words():
+    items, tags = crossed(0.5)
+    found = found_in(tables(items, tags), Evaluate(retention=0.9))
+    assert [one.name for one in found] == ["domain travel and length long"]
+    where = np.array([tags[k] == {"domain": "travel", "length": "long"} for k in items.key.tolist()])
+    assert (found[0].rows_N == where).all()
+    assert found[0].share == pytest.approx(0.25)
+    assert found[0].kept.value == pytest.approx(0.5, abs=0.1), "of the half that did not choose it"
+    whole = slices_of(items, tags, threshold=0.9, smallest=50)
+    best = weakest([*whole, *found], Evaluate(retention=0.9), Refine(critical={"domain travel and length long": 9.0}))[
+        0
+    ]
+    held = [best.holds(tags[key]) for key in items.key.tolist()]
+    assert held == where.tolist(), "texts that are learned from are told by the same tags"
+    assert {tuple(sorted(tags[key].items())) for key in lost_keys(tables(items, tags), [best])} == {
+        (("domain", "travel"), ("length", "long"))
+    }
+
+
+def test_slices_that_are_not_there_are_seldom_found():
+    found = [bool(found_in(tables(*crossed(0.05, 150, seed)), Evaluate(retention=0.9))) for seed in range(60)]
+    assert sum(found) <= 6, "5 % by the test that confirms"
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "tags", "within"),
+    [
+        ("", "", {}, True),
+        ("domain", "a & b", {"domain": "a & b"}, True),
+        ("domain", "a", {"domain": "b"}, False),
+        ("domain & length", "a & b", {"domain": "a", "length": "b"}, True),
+        ("domain & length", "a & b", {"domain": "a", "length": "c"}, False),
+        ("domain & length", "a & b", {"length": "b"}, False),
+    ],
+)
+def test_inside(tag: str, value: str, tags: dict[str, str], within: bool):
+    assert inside(tags, tag, value) == within
 
 
 def test_shrinking_moves_the_little_known_most():

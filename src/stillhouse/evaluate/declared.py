@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stillhouse.data.tagging import name_of
 from stillhouse.evaluate import statistics
 from stillhouse.evaluate.records import FloatArray, Items
 from stillhouse.evaluate.statistics import Retention
@@ -43,7 +44,7 @@ class Slice:
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.tag} {self.value}" if self.tag else "all"
+        return name_of(self.tag, self.value)
 
     @property
     def size(self) -> int:

@@ -161,9 +161,13 @@ def of_text(items: Items, *, features: Sequence[str] | None = None, seed: int = 
 def _view(
     name: str, lost_N: FloatArray, cluster_N: IntArray, features: Mapping[str, Feature], unit: str, seed: int
 ) -> View:
-    of_cluster = {c: hashlib.sha256(f"{seed}/{name}/{c}".encode()).digest()[0] % 2 for c in set(cluster_N.tolist())}
-    side_N = np.array([of_cluster[c] for c in cluster_N.tolist()], dtype=np.int64)
-    return View(name, lost_N, cluster_N, side_N, features, unit)
+    return View(name, lost_N, cluster_N, halves(name, cluster_N.tolist(), seed), features, unit)
+
+
+def halves(name: str, clusters: Sequence[int | str], seed: int) -> IntArray:
+    """0 or 1 of each item, by a hash of its cluster: which half of a view it is of."""
+    side_of = {c: hashlib.sha256(f"{seed}/{name}/{c}".encode()).digest()[0] % 2 for c in set(clusters)}
+    return np.array([side_of[c] for c in clusters], dtype=np.int64)
 
 
 def _features(table: Answered | Items, asked: Sequence[str] | None) -> dict[str, Feature]:

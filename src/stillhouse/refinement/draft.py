@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse import recipe
-from stillhouse.data.tagging import Row
+from stillhouse.data.tagging import Row, inside, name_of
 from stillhouse.errors import RunError, fail
 from stillhouse.files import write_text
 
@@ -30,8 +30,8 @@ class Weak:
     """A slice of which too little is kept.
 
     Args:
-        tag: such as ``domain``; "" if it is all there is.
-        value: such as ``travel``.
+        tag: such as ``domain``, or of two ``domain & length``; "" if it is all there is.
+        value: such as ``travel``, or ``travel & 5–8 words``.
         gap: what is missing of what was asked for, as a share of the teacher's skill there; shrunken.
         priority: share of all of the teacher's skill that would be recovered by closing it, times how critical it is.
     """
@@ -44,11 +44,11 @@ class Weak:
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.tag} {self.value}" if self.tag else "all"
+        return name_of(self.tag, self.value)
 
     def holds(self, tags: Mapping[str, str]) -> bool:
         """Whether a text is in it."""
-        return not self.tag or tags.get(self.tag) == self.value
+        return inside(tags, self.tag, self.value)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _sources(
     read = {row.source for row in learned}
     parts: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in learned:
-        name = next((_task_name(own[row.source]["task"], *one) for one in draft.slices if row.tags.get(one[0]) == one[1]), own[row.source]["task"])  # fmt: skip
+        name = next((_task_name(own[row.source]["task"], *one) for one in draft.slices if inside(row.tags, *one)), own[row.source]["task"])  # fmt: skip
         parts[row.source, name].append(row)
     sources: list[dict[str, Any]] = []
     characters: dict[str, int] = defaultdict(int)
@@ -194,7 +194,7 @@ def _sources(
 
 def _task_name(task: str, tag: str, value: str) -> str:
     """What rows of a slice are called as a task."""
-    name = f"{tag} {value}"
+    name = name_of(tag, value)
     if tag == "task":
         return value
     return f"{task}: {name}" if task else name

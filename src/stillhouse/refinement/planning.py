@@ -12,7 +12,7 @@ from stillhouse.refinement.defaults import actions_for
 from stillhouse.refinement.draft import Case, Draft, recipe_of
 from stillhouse.refinement.history import History
 from stillhouse.refinement.texts import Texts
-from stillhouse.refinement.weakness import lost_keys, slices_in, tables_in, weakest
+from stillhouse.refinement.weakness import found_in, lost_keys, slices_in, tables_in, weakest
 
 LOOKED_AT = {"part": "open", "control": False, "direct": False}
 """How rounds are evaluated: without what is sealed, and without a control, which would double what they cost."""
@@ -29,7 +29,8 @@ def planned(history: History, settings: recipe.Recipe, texts: Texts, number: int
     before = recipe.load(best / "recipe.yaml")
     seen = tables_in(best, before, ("discover",))
     section = settings.refine or recipe.Refine()
-    weak = weakest(slices_in(seen, settings.evaluate, section.smallest), settings.evaluate, section)
+    known = slices_in(seen, settings.evaluate, section.smallest) + found_in(seen, settings.evaluate)
+    weak = weakest(known, settings.evaluate, section)
     open_gates = [gate["name"] for gate in history.best["gates"] if gate["required"] and gate["verdict"] != "PASS"]
     lost = texts.words_of(lost_keys(seen, weak))
     writes = not settings.data.classes and settings.teacher.name != "store"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stillhouse import recipe
-from stillhouse.evaluate import tables_of
+from stillhouse.data.tagging import AND
+from stillhouse.evaluate import slices, statistics, tables_of
 from stillhouse.evaluate.answers import Answers
 from stillhouse.evaluate.declared import Slice, scores, slices_of
 from stillhouse.evaluate.records import Items
@@ -61,6 +62,40 @@ def _clusters(path: Path) -> dict[tuple[str, str], str]:
 def slices_in(tables: Mapping[str, Any], section: recipe.Evaluate, smallest: int) -> list[Slice]:
     """All declared slices of the held-out text in some parts, whole text first."""
     return slices_of(tables["items"], tables["tags"], threshold=section.retention, smallest=smallest)
+
+
+def found_in(tables: Mapping[str, Any], section: recipe.Evaluate, seed: int = 0) -> list[Slice]:
+    """Where two declared tags meet and the student loses more than elsewhere: searched for on one half, confirmed on the other.
+
+    Only what the other half confirms (Holm, 5 %) is returned, and what is kept there is that half's, which did not choose it.
+
+    Args:
+        tables: of the part that may be looked at.
+        section: the recipe's ``evaluate``, for what is asked.
+        seed: of the choice of halves.
+    """
+    items: Items = tables["items"]
+    tags = tables["tags"]
+    (teacher_N, size_N), (student_N, _), (floor_N, _) = (scores(items, r) for r in ("teacher", "student", "floor"))
+    names = sorted({name for each in tags.values() for name in each})
+    features = {
+        name: np.array([tags.get(key, {}).get(name, "") for key in items.key.tolist()], dtype=np.object_)
+        for name in names
+    }
+    side_N = slices.halves("refine", items.key.tolist(), seed)
+    view = slices.View("text", teacher_N - student_N, items.document, side_N, features, "points")
+    found = []
+    for one in slices.discover([view]):
+        met = sorted((each.feature, each.word) for each in one.conditions if each.word is not None)
+        if not one.confirmed or len(met) < 2:
+            continue  # a single tag's value is declared, and judged as such
+        rows_N = one.rows_N & (side_N == 1)
+        parts = (teacher_N[rows_N], student_N[rows_N], floor_N[rows_N], items.document[rows_N])
+        kept = statistics.retention(*parts, size_N=size_N[rows_N], threshold=section.retention)
+        tag, value = (AND.join(each) for each in zip(*met, strict=True))
+        share = float(size_N[one.rows_N].sum() / size_N.sum())
+        found.append(Slice(tag, value, one.rows_N, share, kept, kept.value))
+    return found
 
 
 def weakest(slices: list[Slice], section: recipe.Evaluate, refine: recipe.Refine) -> tuple[Weak, ...]:
