@@ -155,7 +155,7 @@ TASKS: dict[str, Task] = {
     "rte": Task(
         "RTE-1 to RTE-3, does the first text entail the second (Dagan et al. 2005)",
         {"text": "premise", "pair": "hypothesis", "label": "label"}, ["no", "entailed"], 128, _files("rte"),
-        {"3x": 9000, "10x": 6000, "50x": 4600}, (1000, 2.0e-4), {"3x": 1000, "10x": 2000, "50x": 4000}, augment=(_replaced(3),),
+        {"3x": 9000, "10x": 6000, "50x": 4600}, (500, 6.0e-5), {"3x": 1000, "10x": 2000, "50x": 4000}, augment=(_replaced(3),),
     ),
     "boolq": Task(
         "BoolQ, is the answer to a question on a passage yes (Clark et al. 2019); the test is the public validation file",

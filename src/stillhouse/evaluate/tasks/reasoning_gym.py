@@ -49,6 +49,7 @@ def reasoning_gym(
         raise fail(RecipeError, "generator", what, "Take a generator with one right answer.")
     before = "".join(f"{entry['question']}\nAnswer: {entry['answer']}\n\n" for entry in entries[questions:])
     asked = entries[:questions]
+    stop = "\n\n" if any("\n" in entry["answer"] for entry in entries) else "\n"
     commonest = Counter(entry["answer"] for entry in asked).most_common(1)[0][1] / questions
     found = []
     for number, entry in enumerate(asked):
@@ -61,18 +62,18 @@ def reasoning_gym(
                 str(number),
                 f"{before}{entry['question']}\nAnswer:",
                 _Judge(made, entry),
-                stop=("\n",),
+                stop=(stop,),
                 new_tokens=new_tokens,
                 tags={"steps": str(max(1, told - 1))} if told else {},
                 floor=commonest,
-                solution=f" {entry['answer']}\n",
+                solution=f" {entry['answer']}{stop}",
             )
         )
     return Task(tuple(found), "reasoning")
 
 
 class _Judge:
-    """The generator's own judgement of a line."""
+    """The generator's own judgement of what was written."""
 
     def __init__(self, made: Any, entry: dict[str, Any]) -> None:
         self.made = made
