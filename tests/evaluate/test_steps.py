@@ -146,6 +146,7 @@ class Generator:
 def test_reasoning_gym_draws_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     from stillhouse.evaluate.tasks.reasoning_gym import reasoning_gym
 
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # as if it were not installed
     with pytest.raises(RecipeError, match="not installed"):
         reasoning_gym(generator="chain_sum")
     library = ModuleType("reasoning_gym")
@@ -161,3 +162,16 @@ def test_reasoning_gym_draws_and_judges(monkeypatch: pytest.MonkeyPatch) -> None
         reasoning_gym(generator="chain_sum", steps="digits")
     with pytest.raises(RecipeError, match="cannot draw"):
         reasoning_gym(generator="chain_sum", settings={"wrong": True})
+
+
+@pytest.mark.parametrize("generator", ["chain_sum", "leg_counting", "number_sorting", "tower_of_hanoi"])
+def test_the_generators_of_the_real_library_have_their_own_answers_right(generator: str) -> None:
+    """Of one line and of several: what ends an answer must not stand within it."""
+    pytest.importorskip("reasoning_gym", reason="the extra reasoning-gym is not installed")
+    from stillhouse.evaluate.tasks.reasoning_gym import reasoning_gym
+
+    for question in reasoning_gym(generator=generator, questions=5, shots=1).questions:
+        written = question.options[0].partition(question.stop[0])[0]
+        assert question.check is not None
+        assert question.check(written) == 1.0
+        assert (question.check("nothing of the kind") or 0.0) < 1.0
