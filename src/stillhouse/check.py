@@ -34,6 +34,7 @@ class Costs:
         tokens: that the student learns from.
         operations: multiply-adds of the training, both models.
         memory: bytes at the peak of training, about.
+        teacher_memory: of these, the weights of who teaches; 0 where it computes elsewhere.
         seconds: of training student and control on this machine, about; None if it was not measured.
 
     """
@@ -45,6 +46,7 @@ class Costs:
     tokens: int
     operations: float
     memory: float
+    teacher_memory: float
     seconds: float | None
 
     @property
@@ -566,7 +568,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
     teachers = [taught[i] for i in (_teachers(settings) if made is None else [0])]
     links = list(zip(sections, teachers, pupils, strict=True))
     operations = sum(_operations(*link) for link in links)
-    memory = max(_memory(*link) for link in links)
+    memory, theirs = max(_memory(*link) for link in links)
     seconds = None
     if measure:
         machine.set_threads(settings.trainer.threads)
@@ -574,7 +576,7 @@ def costs(settings: recipe.Recipe, *, measure: bool = True, made: tuple[Teacher,
         seconds = 2.0 * operations / (rate * 1e9) * OVERHEAD
     tokens = sum(each.trainer.steps * each.trainer.tokens_per_step for each in sections)
     sizes = master.parameters_count, pupils[-1].parameters_count, pupils[-1].trained_count
-    return Costs(master.name, *sizes, tokens, operations, memory, seconds)
+    return Costs(master.name, *sizes, tokens, operations, memory, theirs, seconds)
 
 
 def _operations(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model) -> float:
@@ -584,26 +586,25 @@ def _operations(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model)
         for m in (*masters, pupil)
     )
     learn = 2.0 * used + (used if pupil.adapter is None else pupil.trained_count)
-    silent = settings.taught_by(len(settings.stages)).name in ELSEWHERE
-    distil = learn + (0.0 if silent else sum(theirs))
+    distil = learn + (0.0 if _silent(settings) else sum(theirs))
     tokens = settings.trainer.steps * settings.trainer.tokens_per_step
     return tokens * (distil + (learn if settings.evaluate.control else 0.0))
 
 
-def _memory(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model) -> float:
-    """Bytes at the peak of training, about."""
+def _silent(settings: recipe.Recipe) -> bool:
+    """Whether a student's teacher computes nothing here while it learns, and its weights are not in memory."""
+    return settings.taught_by(len(settings.stages)).name in ELSEWHERE
+
+
+def _memory(settings: recipe.Recipe, masters: Sequence[Model], pupil: Model) -> tuple[float, float]:
+    """Bytes at the peak of training, about, and those of the teacher's weights among them."""
+    theirs = 0.0 if _silent(settings) else 4.0 * sum(master.parameters_count for master in masters)
     recompute = settings.trainer.gradient_checkpointing
     width = getattr(pupil.config, "hidden_size", 512)
     inner = getattr(pupil.config, "intermediate_size", 4 * width)
     per_layer = settings.trainer.micro_tokens * (width if recompute else 10 * width + 4 * inner) * 4
-    return (
-        4.0 * pupil.parameters_count
-        + 12.0 * pupil.trained_count
-        + 4.0 * sum(master.parameters_count for master in masters)
-        + per_layer * len(pupil.layers)
-        + 4.0 * pupil.head_layer.weight.numel()
-        + 2 * 48 * 2**20
-    )
+    mine = 4.0 * (pupil.parameters_count + 3 * pupil.trained_count + pupil.head_layer.weight.numel())
+    return mine + theirs + per_layer * len(pupil.layers) + 2 * 48 * 2**20, theirs
 
 
 ELSEWHERE = ("store", "served")

@@ -136,6 +136,9 @@ def test_a_store_holds_what_a_classifier_says_for_students_of_fewer_tokens(tmp_p
     stored = stillhouse.parse(live.to_dict() | {"teacher": teacher, "run": str(tmp_path / "stored")})
     label(stillhouse.parse(stored.to_dict() | {"run": str(tmp_path / "text"), "student": {"name": "same"}}))
     one, other = stillhouse.run(live), stillhouse.run(stored)
+    before = [costs(each, measure=False) for each in (live, stored)]  # the store's weights are not in memory
+    assert before[0].memory - before[1].memory == 4 * before[0].teacher_parameters == before[0].teacher_memory
+    assert before[1].teacher_memory == 0
     # Adam takes steps of its own size where a gradient is all rounding: so what is said, not each weight
     said = [records.read(run / "evaluation" / "items.parquet").roles["student"].nll for run in (one, other)]
     assert said[0] == pytest.approx(said[1], abs=2e-3)

@@ -87,3 +87,20 @@ def test_an_empty_student_has_the_real_ones_size(llama: Model):
 def test_a_smaller_model_of_the_same_tokens_may_learn(llama: Model, tmp_path):
     make_llama(llama.tokenizer, layers=1, seed=7).save(tmp_path)
     assert len(build(Student(name="pretrained", model=str(tmp_path)), llama).layers) == 1
+
+
+def test_all_that_is_wrong_in_a_chain_is_told_at_once(tokenizer):
+    section = Student(
+        name="drop_layers",
+        keep=9,
+        then=[
+            {"name": "shrink_width", "heads": 99},
+            {"name": "trim_vocabulary", "size": 3},
+            {"name": "drop_layers", "keep": 2},
+        ],
+    )
+    with pytest.raises(ModelError) as refused:
+        build(section, make_llama(tokenizer, layers=4), empty=True)
+    places = [problem.where for problem in refused.value.problems]
+    assert [place.partition(".")[0] for place in places] == ["student", "student", "student"]
+    assert len(set(refused.value.problems)) == 3

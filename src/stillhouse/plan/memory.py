@@ -37,7 +37,7 @@ class Training:
     Args:
         weights: the student's, float32.
         optimiser: gradients and the two averages of AdamW.
-        teacher: its weights.
+        teacher: its weights, if it computes here.
         rest: activations of a micro-batch, a chunk of logits, the head's gradient.
 
     """
@@ -61,6 +61,6 @@ def serving(found: Tally, precision: str) -> Serving:
 
 def training(costs: Costs) -> Training:
     """The parts of what ``stillhouse.check.costs`` says a run will take."""
-    weights, teacher = 4 * costs.student_parameters, 4 * costs.teacher_parameters
+    weights, teacher = 4 * costs.student_parameters, round(costs.teacher_memory)
     optimiser = 12 * costs.trained_parameters
     return Training(weights, optimiser, teacher, round(costs.memory) - weights - optimiser - teacher)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillhouse import recipe
-from stillhouse.errors import ModelError, fail
+from stillhouse.errors import ModelError, StillhouseError, fail
 from stillhouse.find import check_options, find
 from stillhouse.student import quantize
 
@@ -42,6 +42,7 @@ def build(
 
     """
     student = teacher
+    wrong: list[StillhouseError] = []
     for strategy, where in chain(section):
         builder = find("builder", strategy.name, where)
         options = check_options(builder, strategy.options, where)
@@ -53,7 +54,14 @@ def build(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             with torch.device("meta" if empty else "cpu"):
-                student = builder(student, **given, **options)
+                try:
+                    student = builder(student, **given, **options)
+                except StillhouseError as error:
+                    if not empty:
+                        raise
+                    wrong.append(error)  # the builders behind it are tried on what it was given: all mistakes at once
+    if wrong:
+        raise type(wrong[0])(*dict.fromkeys(problem for error in wrong for problem in error.problems))
     if not empty and any(p.is_meta for p in student.parameters()):
         what = f"is made of the weights of {teacher.name}, which are not here"
         raise fail(ModelError, "student", what, "Take a student with weights of its own: random or pretrained.")
