@@ -31,6 +31,9 @@ NAME = re.compile(
 TARGETS = {"3x": 0.98, "10x": 0.95, "50x": 0.90}
 """Raw retention that is asked for."""
 
+INFORMATIVE = 3.0
+"""Points by which a teacher must surely be above the floor for its students to be worth training, as the evaluation asks."""
+
 
 def collect(runs: Path) -> None:
     """Rewrite the rows of the runs in a folder; rows of runs that are elsewhere stay."""
@@ -84,7 +87,10 @@ def row_of(folder: Path) -> dict[str, Any]:
         },
     }
     teacher_N, floor_N = right.get("teacher"), right["floor"]
-    if teacher_N is None or floor_N is None:
+    if floor_N is not None and row["size"] == "teacher":
+        gap = statistics.mean(right["student"] - floor_N, items.document)
+        row["above_floor"] = [gap.value, gap.low, gap.high]
+    if teacher_N is None or floor_N is None or row["size"] not in TARGETS:
         return row
     target = TARGETS[row["size"]]
     for role in ("student", "control", "before"):
@@ -176,7 +182,15 @@ def table(rows: list[dict[str, Any]]) -> str:
                     lines.append(_line(task, size, way, found))
         if teacher is not None and not any((task, size, "direct") in groups for size in SIZES):
             said, floor = (teacher["accuracy"][role] for role in ("student", "floor"))
-            lines.append(f"| {task} | 1 | teacher | {_percent(floor)}, {_percent(said)} | – | – | – | – | – | 1 |")
+            gap, low, high = (100 * each for each in teacher.get("above_floor", [math.nan] * 3))
+            words = (
+                ""
+                if low > INFORMATIVE
+                else f"UNINFORMATIVE: {gap:+.1f} points [{low:+.1f}, {high:+.1f}] above the floor"
+            )
+            lines.append(
+                f"| {task} | 1 | teacher | {_percent(floor)}, {_percent(said)} | – | {words or '–'} | – | – | – | 1 |"
+            )
     return "\n".join(lines) + "\n"
 
 
