@@ -14,7 +14,7 @@ import pytest
 
 from stillhouse.errors import RunError
 from stillhouse.report import page as page_module
-from stillhouse.report import report, words
+from stillhouse.report import report, samples, training, words
 
 FILES = {
     "recipe.yaml": "stillhouse run recipe.yaml",
@@ -164,7 +164,7 @@ def test_curves_of_student_and_control_share_a_chart(page: str, html: ModuleType
 
 def test_long_curves_are_means_of_stretches() -> None:
     log = [{"step": i, "loss": float(i % 7)} for i in range(1, 5001)]
-    points = page_module.curve(log, "loss")
+    points = training.curve(log, "loss")
     assert len(points) <= 160
     total = sum(float(i % 7) for i in range(1, 5001))
     sizes = [int(b - a) for a, b in zip([0, *[p.x for p in points]], [p.x for p in points], strict=False)]  # type: ignore
@@ -187,15 +187,15 @@ def test_samples_stand_side_by_side(page: str, html: ModuleType, example: Module
 
 
 def test_repetition_from_its_definition() -> None:
-    assert page_module.repeated(["a b"]) is None
-    assert page_module.repeated(["a b c d"]) == 0.0
-    assert page_module.repeated(["a a a a a", "b c d"]) == pytest.approx(2 / 4)
+    assert samples.repeated(["a b"]) is None
+    assert samples.repeated(["a b c d"]) == 0.0
+    assert samples.repeated(["a a a a a", "b c d"]) == pytest.approx(2 / 4)
 
 
 def test_seconds_may_be_of_a_step_or_of_all_steps_so_far() -> None:
-    assert page_module.spent([{"seconds": 2.0}, {"seconds": 3.0}, {"seconds": 1.0}, {"validation": {}}]) == 6.0
-    assert page_module.spent([{"seconds": 2.0}, {"seconds": 5.0}, {"seconds": 6.0}]) == 6.0
-    assert page_module.spent([{"step": 1}]) is None
+    assert training.spent([{"seconds": 2.0}, {"seconds": 3.0}, {"seconds": 1.0}, {"validation": {}}]) == 6.0
+    assert training.spent([{"seconds": 2.0}, {"seconds": 5.0}, {"seconds": 6.0}]) == 6.0
+    assert training.spent([{"step": 1}]) is None
 
 
 @pytest.mark.parametrize(

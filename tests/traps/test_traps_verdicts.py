@@ -21,7 +21,7 @@ from stillhouse.evaluate.records import Items, Scores
 from stillhouse.evaluate.samples import samples
 from stillhouse.evaluate.statistics import retention
 from stillhouse.models import Model
-from stillhouse.report.page import _endless, _manners
+from stillhouse.report.samples import endless, manners
 from stillhouse.run import tell_quality
 from stillhouse.teacher import Teacher
 from stillhouse.teacher.quality import quality
@@ -72,12 +72,12 @@ def test_trap_22_texts_that_never_end():
     models = {"teacher": writer(TOKENIZER.eos_token_id), "student": writer(word)}
     written = samples(("A teacher", "Once"), models, 12, lambda tokenizer: tokenizer.eos_token_id, lambda _: None)
     assert [entry["stop"] for entry in written] == [{"teacher": "eos", "student": "length"}] * 2
-    table = {manner.role: manner for manner in _manners(written)}
+    table = {manner.role: manner for manner in manners(written)}
     assert (table["teacher"].ended, table["student"].ended) == ("2 of 2", "0 of 2")
     assert float(table["student"].words) > float(table["teacher"].words) == 0
     assert table["student"].repeated != table["teacher"].repeated
-    assert "none of 2 texts" in _endless(written)
-    assert _endless([{**entry, "stop": {"teacher": "eos", "student": "eos"}} for entry in written]) == ""
+    assert "none of 2 texts" in endless(written)
+    assert endless([{**entry, "stop": {"teacher": "eos", "student": "eos"}} for entry in written]) == ""
 
 
 def test_trap_22_a_student_can_learn_to_stop():

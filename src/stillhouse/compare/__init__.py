@@ -10,8 +10,8 @@ from typing import Any
 
 from stillhouse.quantiles import Quantile, quantile
 from stillhouse.report.measured import Measured, measured
-from stillhouse.report.page import estimate, mapping, teacher_name
-from stillhouse.report.read import Run, read
+from stillhouse.report.page import estimate, teacher_name
+from stillhouse.report.read import Run, mapping, read
 from stillhouse.report.words import finite
 
 

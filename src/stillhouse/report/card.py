@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stillhouse.report import artefacts, filters, page, words
-from stillhouse.report.read import Run
+from stillhouse.report.read import Run, mapping
 from stillhouse.report.words import escape_markdown, fence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -86,7 +86,7 @@ def _made(run: Run) -> str:
     recipe = run.recipe
     if not recipe:
         return f"Not known: recipe.yaml is missing. Make it with `{_command(run, 'recipe.yaml')}`."
-    objective, trainer, data = (page.mapping(recipe.get(k)) for k in ("objective", "trainer", "data"))
+    objective, trainer, data = (mapping(recipe.get(k)) for k in ("objective", "trainer", "data"))
     sources = data.get("sources")
     rows = [
         ("Teacher", page.private(page.teacher_name(run))),

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,17 +15,12 @@ from stillhouse.refinement.defaults import DEFAULTS, actions_for
 from stillhouse.report import artefacts, changed, charts, deploy, filters, words
 from stillhouse.report.charts import Chart, Figure, Point, Series
 from stillhouse.report.forgetting import Forgetting, forgetting
-from stillhouse.report.read import Missing, Run
+from stillhouse.report.read import Missing, Run, at, mapping, maps
 from stillhouse.report.rounds import Refinement, refinement_of
+from stillhouse.report.samples import SHOWN_ROLES, Manner, Sample, endless, manners, sample_of
 from stillhouse.report.tasks import Tasks, tasks_of
+from stillhouse.report.training import curves, spent, steering, steps
 from stillhouse.report.words import finite, interval, number, quantity
-
-TEXT_LIMIT = 3000
-"""Characters of one model text that the page shows; the rest is counted and stays in samples.json."""
-_CURVE_POINTS = 160
-
-SHOWN_ROLES = ("teacher", "before", "student", "control", "direct")
-"""The roles whose texts stand side by side, in this order."""
 
 ROLE_WORDS: dict[str, str] = {
     "teacher": "the model learned from",
@@ -73,9 +67,6 @@ NEVER_MEASURED: tuple[tuple[str, str], ...] = (
     ("latency", "Speed and memory on the machine it is meant for: fewer parameters are not proportionally less time."),
 )
 """What no report may leave unsaid unless a measure of that name answers it."""
-
-_OWN = ("own_share", "own_length", "own_ended", "own_repeated", "measured_tokens", "measured_seconds")
-_NO_TERM = frozenset(("step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds", "validation", *_OWN))
 
 
 @dataclass(frozen=True)
@@ -140,35 +131,6 @@ class Card:
     ladder: bool
     how: list[str]
     limits: list[str]
-
-
-@dataclass(frozen=True)
-class Said:
-    """One model's text after a prompt."""
-
-    role: str
-    text: str
-    left_out: int
-    ended: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt and what each model wrote after it."""
-
-    prompt: str
-    prompt_left_out: int
-    texts: list[Said]
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a model's samples end and repeat."""
-
-    role: str
-    ended: str
-    words: str
-    repeated: str
 
 
 @dataclass
@@ -258,13 +220,13 @@ def _shown(value: Any) -> Any:
 
 def build(run: Run) -> Page:
     """Choose and word what the page shows."""
-    findings = _maps(run.evaluation.get("findings"))
+    findings = maps(run.evaluation.get("findings"))
     ladder, shown = _ladder(findings)
     cards = [_card(i, f, shown) for i, f in enumerate(findings, 1)]
     tally = [(v, sum(c.verdict == v for c in cards)) for v in VERDICTS.values()]
     models = _models(run)
     fit = deploy.fit(run)
-    student = str(_at(run.evaluation, "models", "student", "name") or run.name)
+    student = str(at(run.evaluation, "models", "student", "name") or run.name)
     verdict, sentence = _judgement(run, cards)
     lead, more = first_sentence(sentence)
     return Page(
@@ -281,9 +243,9 @@ def build(run: Run) -> Page:
         tiles=tiles(run),
         cards=cards,
         ladder=ladder,
-        curves=_curves(run),
-        steering=_steering(run),
-        tasks=tasks_of(run.metrics, curve, validations),
+        curves=curves(run),
+        steering=steering(run),
+        tasks=tasks_of(run.metrics),
         roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
         models=models,
         stages=_steps_taken(run),
@@ -291,9 +253,9 @@ def build(run: Run) -> Page:
         refinement=refinement_of(run.refinement),
         changed=changed.capabilities(run.examples),
         power=changed.power_rows(run.evaluation),
-        samples=[_sample(s) for s in run.samples],
-        manners=_manners(run.samples),
-        endless=_endless(run.samples),
+        samples=[sample_of(s) for s in run.samples],
+        manners=manners(run.samples),
+        endless=endless(run.samples),
         environment=flat(run.environment or mapping(run.evaluation.get("environment"))),
         facts=flat(filters.others(run.facts)),
         filters=filters.taken(run.facts, private),
@@ -326,21 +288,6 @@ def _commands(run: Run) -> list[str]:
     return [f"stillhouse evaluate --import {logs} --out {run.shown_folder}"]
 
 
-def _maps(value: Any) -> list[Mapping[str, Any]]:
-    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
-
-
-def _at(content: Any, *keys: str) -> Any:
-    for key in keys:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content
-
-
 def _strings(value: Any) -> list[str]:
     return [str(v) for v in value if v] if isinstance(value, list) else []
 
@@ -354,8 +301,8 @@ def _last_name(name: str) -> str:
 def teacher_name(run: Run) -> str:
     """The teacher as the evaluation or else the recipe names it."""
     teacher = run.recipe.get("teacher")
-    named = _at(run.evaluation, "models", "teacher", "name")
-    return str(named or _at(teacher, "model") or (teacher if isinstance(teacher, str) else "") or "teacher")
+    named = at(run.evaluation, "models", "teacher", "name")
+    return str(named or at(teacher, "model") or (teacher if isinstance(teacher, str) else "") or "teacher")
 
 
 # --- judgement and tiles -----------------------------------------------------------------------------------------------
@@ -405,10 +352,10 @@ class Estimate:
 
 def estimate(run: Run, finding: str, pattern: str, role: str = "student") -> Estimate | None:
     """The first known estimate of a finding whose label matches a pattern, of a role or of none."""
-    for found in _maps(run.evaluation.get("findings")):
+    for found in maps(run.evaluation.get("findings")):
         if str(found.get("name")) != finding:
             continue
-        for raw in _maps(found.get("estimates")):
+        for raw in maps(found.get("estimates")):
             label, whose = str(raw.get("label") or ""), str(raw.get("role") or "")
             value = finite(raw.get("value"))
             if value is None or whose not in ("", role) or not re.search(pattern, label, re.IGNORECASE):
@@ -447,7 +394,7 @@ def _unknown(run: Run, label: str, finding: str, judge: str) -> Tile:
     """A number that is not there: because nothing was evaluated, the measure was not asked for, or could not tell."""
     if not run.evaluation:
         return Tile(label, "not measured", missing=judge)
-    for found in _maps(run.evaluation.get("findings")):
+    for found in maps(run.evaluation.get("findings")):
         if found.get("name") == finding:
             why = words.one_line(str(found.get("reason") or found.get("sentence") or ""), 140)
             return Tile(label, verdict_of(found.get("verdict")).word.lower(), why)
@@ -455,8 +402,8 @@ def _unknown(run: Run, label: str, finding: str, judge: str) -> Tile:
 
 
 def _size(run: Run) -> Tile:
-    sizes = [finite(_at(run.evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
-    weights = [finite(_at(run.evaluation, "models", role, "bytes")) for role in ("teacher", "student")]
+    sizes = [finite(at(run.evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
+    weights = [finite(at(run.evaluation, "models", role, "bytes")) for role in ("teacher", "student")]
     teacher, student = sizes
     if not teacher or not student:
         return Tile("Size", "not measured", missing=f"stillhouse evaluate {run.shown_folder}")
@@ -474,7 +421,7 @@ def _time(run: Run) -> Tile:
     trained = spent(run.metrics)
     if trained is None:
         return Tile("Training time", "not measured", missing="stillhouse run recipe.yaml")
-    parts = [f"student, {_steps(run.metrics):,} steps"]
+    parts = [f"student, {steps(run.metrics):,} steps"]
     control = spent(run.control)
     if control is not None:
         parts.append(f"control {words.duration(control)}")
@@ -483,28 +430,15 @@ def _time(run: Run) -> Tile:
     return Tile("Training time", words.duration(trained), " · ".join(parts))
 
 
-def spent(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """Seconds that the steps took. Lines count either their own seconds or all so far; the latter never fall."""
-    seconds = [s for m in metrics if "validation" not in m and (s := finite(m.get("seconds"))) is not None]
-    if not seconds:
-        return None
-    grows = len(seconds) > 2 and all(b > a for a, b in pairwise(seconds))
-    return seconds[-1] if grows else sum(seconds)
-
-
-def _steps(metrics: Sequence[Mapping[str, Any]]) -> int:
-    return int(max((s for m in metrics if (s := finite(m.get("step"))) is not None), default=0))
-
-
 # --- findings ----------------------------------------------------------------------------------------------------------
 
 
 def _card(index: int, found: Mapping[str, Any], shown: Any) -> Card:
     name = str(found.get("name") or f"finding {index}")
-    raws = _maps(found.get("charts"))
+    raws = maps(found.get("charts"))
     parsed = [c for raw in raws if raw is not shown and (c := charts.parse(raw))]
     rows = []
-    for raw in _maps(found.get("estimates")):
+    for raw in maps(found.get("estimates")):
         unit = str(raw.get("unit") or "")
         bounds = interval(raw.get("low"), raw.get("high"), "share" if unit in ("share", "fraction") else "")
         n = finite(raw.get("n"))
@@ -537,11 +471,11 @@ def _ladder(findings: Iterable[Mapping[str, Any]]) -> tuple[Figure | None, Any]:
     """The ladder of the header: the first chart of that kind (and that chart), else one of estimates that share a label."""
     by_label: dict[tuple[str, str], list[Series]] = {}
     for found in findings:
-        for raw in _maps(found.get("charts")):
+        for raw in maps(found.get("charts")):
             chart = charts.parse(raw)
             if chart and chart.kind == "ladder":
                 return charts.figure(chart, "ladder"), raw
-        for raw in _maps(found.get("estimates")):
+        for raw in maps(found.get("estimates")):
             role, value = str(raw.get("role")), finite(raw.get("value"))
             if role in charts.ROLES and value is not None:
                 point = Point(role, value, finite(raw.get("low")), finite(raw.get("high")))
@@ -553,160 +487,7 @@ def _ladder(findings: Iterable[Mapping[str, Any]]) -> tuple[Figure | None, Any]:
     return None, None
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
-
-
-def terms_of(run: Run) -> list[str]:
-    """The names of the loss terms: as the recipe has them, else every number of a step that is no known other thing."""
-    objective = mapping(run.recipe.get("objective"))
-    named = [objective.get("soft"), objective.get("hard"), *(objective.get("terms") or [])]
-    names = [str(n["name"] if isinstance(n, Mapping) else n) for n in named if isinstance(n, str) or _at(n, "name")]
-    logged = list(dict.fromkeys(k for m in (*run.metrics, *run.control) for k, v in m.items() if finite(v) is not None))
-    known = [n for n in names if n in logged]
-    return known or [k for k in logged if k not in _NO_TERM and "/" not in k]
-
-
-def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
-    """A number of each step over the steps, as means of at most so many stretches as can be seen."""
-    rows = [
-        (step, finite(m.get(key)))
-        for m in metrics
-        if "validation" not in m and key in m and (step := finite(m.get("step"))) is not None
-    ]
-    width = max(1, -(-len(rows) // _CURVE_POINTS))
-    points = []
-    for start in range(0, len(rows), width):
-        part = rows[start : start + width]
-        known = [v for _, v in part if v is not None]
-        points.append(Point(part[-1][0], sum(known) / len(known) if known else None))
-    return tuple(points)
-
-
-def validations(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
-    """A number of each validation over the steps."""
-    return tuple(
-        Point(step, finite(_at(m, "validation", key)))
-        for m in metrics
-        if isinstance(m.get("validation"), Mapping) and (step := finite(m.get("step"))) is not None
-    )
-
-
-def _any(points: Iterable[Point]) -> bool:
-    return any(p.y is not None for p in points)
-
-
-_SETS = ("student", "control")
-
-
-def _curves(run: Run) -> list[Figure]:
-    """Loss per term while training, and loss on held-out text: student and control in one chart."""
-    logs = dict(zip(_SETS, (run.metrics, run.control), strict=True))
-    out = []
-    terms = terms_of(run)
-    dashes = ("", "8 4", "2 3", "10 3 2 3", "4 2")
-    nats = "nats per text" if run.classes else "nats per token"
-    series = []
-    for role, log in logs.items():
-        for i, term in enumerate(["loss", *terms] if role == "student" else terms or ["loss"]):
-            points = curve(log, term)
-            if _any(points):
-                name = f"{role} {'total' if term == 'loss' else term.replace('_', ' ')}"
-                place = i if role == "student" else terms.index(term) + 1 if term in terms else 0
-                series.append(Series(name, points, role, dashes[place % len(dashes)]))
-    if series:
-        chart = Chart("line", "Loss while training, term by term", "step", nats, tuple(series))
-        out.append(charts.figure(chart, "training"))
-    hard, soft = _term_name(run, "hard"), _term_name(run, "soft")
-    for names, title, unit in (
-        (("nll", hard), "Loss on held-out text", nats),
-        (("kl", soft), "Distance from the teacher on held-out text", f"{soft or 'KL'}, {nats}".replace("_", " ")),
-    ):
-        held = [s for role, log in logs.items() if (s := _held(log, role, names))]
-        if held:
-            out.append(charts.figure(Chart("line", title, "step", unit, tuple(held)), f"held-{names[0]}"))
-    return out
-
-
-def _term_name(run: Run, which: str) -> str:
-    term = mapping(run.recipe.get("objective")).get(which)
-    return str(_at(term, "name") or (term if isinstance(term, str) else ""))
-
-
-def _held(log: Sequence[Mapping[str, Any]], role: str, names: Iterable[str]) -> Series | None:
-    """The first of the named numbers that the validations have."""
-    for name in names:
-        points = validations(log, name)
-        if name and _any(points):
-            return Series(role, points, role)
-    return None
-
-
-def _steering(run: Run) -> list[Figure]:
-    out = []
-    for key, title in (("gradient_norm", "Gradient norm"), ("learning_rate", "Learning rate")):
-        series = [
-            Series(role, points, role)
-            for role, log in zip(_SETS, (run.metrics, run.control), strict=True)
-            if _any(points := curve(log, key))
-        ]
-        if series:
-            out.append(charts.figure(Chart("line", title, "step", title.lower(), tuple(series)), key.replace("_", "-")))
-    return out
-
-
 # --- samples and details -----------------------------------------------------------------------------------------------
-
-
-def _sample(raw: Mapping[str, Any]) -> Sample:
-    full = str(raw.get("prompt") or "")
-    prompt, left_out = words.shorten(full, TEXT_LIMIT)
-    texts, stops = mapping(raw.get("texts")), mapping(raw.get("stop"))
-    said = []
-    for role in (*SHOWN_ROLES, *(r for r in texts if r not in SHOWN_ROLES)):
-        if texts.get(role) is None:
-            continue
-        text = str(texts[role])
-        text, more = words.shorten(text.removeprefix(full).removeprefix(" "), TEXT_LIMIT)
-        ended = {"eos": "ended by itself", "length": "cut at the length limit"}.get(str(stops.get(role) or ""), "")
-        said.append(Said(role, text, more, ended))
-    return Sample(prompt, left_out, said)
-
-
-def _manners(samples: Sequence[Mapping[str, Any]]) -> list[Manner]:
-    """How often each model ended by itself, and how much it repeated itself, over all samples."""
-    out = []
-    for role in SHOWN_ROLES:
-        texts = [str(t) for s in samples if (t := _at(s, "texts", role)) is not None]
-        stops = [stop for s in samples if (stop := _at(s, "stop", role)) is not None]
-        if not texts:
-            continue
-        ended = f"{sum(s == 'eos' for s in stops)} of {len(stops)}" if stops else words.NOTHING
-        lengths = [len(t.split()) for t in texts]
-        out.append(Manner(role, ended, number(sum(lengths) / len(lengths)), quantity(repeated(texts), "share")))
-    return out
-
-
-def _endless(samples: Sequence[Mapping[str, Any]]) -> str:
-    """A warning where the teacher ends its texts and the student none of them; "" if there is no cause."""
-    stops = {role: [_at(s, "stop", role) for s in samples].count("eos") for role in ("teacher", "student")}
-    written = sum(_at(s, "stop", "student") is not None for s in samples)
-    if written < 2 or stops["student"] or not stops["teacher"]:
-        return ""
-    return (
-        f"The student ended none of {written} texts by itself, its teacher {stops['teacher']}: where it is used it may write "
-        "without end. See that data.end_token is the token that the teacher ends with, and that the answers carry it."
-    )
-
-
-def repeated(texts: Iterable[str]) -> float | None:
-    """Share of the runs of three words that stood before in the same text; None if no text is that long."""
-    total = again = 0
-    for text in texts:
-        parts = text.split()
-        runs = [tuple(parts[i : i + 3]) for i in range(len(parts) - 2)]
-        total += len(runs)
-        again += len(runs) - len(set(runs))
-    return again / total if total else None
 
 
 def flat(content: Mapping[str, Any], before: str = "", depth: int = 0) -> list[tuple[str, str]]:
@@ -734,7 +515,7 @@ def private(text: str) -> str:
 def _steps_taken(run: Run) -> list[Step]:
     steps = []
     for folder, evaluation in run.stages.items():
-        sizes = [finite(_at(evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
+        sizes = [finite(at(evaluation, "models", role, "parameters")) for role in ("teacher", "student")]
         told = [words.magnitude(size) if size else NOT_KNOWN for size in sizes]
         sentence, _ = first_sentence(str(evaluation.get("sentence") or ""))
         page = f"{folder}/report.html"
@@ -758,7 +539,7 @@ def _models(run: Run) -> list[tuple[str, str, str, str]]:
 
 def _unmeasured(run: Run, cards: Sequence[Card]) -> list[tuple[str, str]]:
     rows = [(c.question, c.reason or c.sentence) for c in cards if c.verdict.word in ("NOT MEASURED", "UNINFORMATIVE")]
-    if run.evaluation and not _at(run.evaluation, "models", "control"):
+    if run.evaluation and not at(run.evaluation, "models", "control"):
         rows.append(("Did the teacher help?", "There is no control: set evaluate.control to true and run again."))
     asked = {c.name for c in cards} | ({"latency"} if run.profile else set())
     return rows + [(name, text) for name, text in NEVER_MEASURED if name not in asked]

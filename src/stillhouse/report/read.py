@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,20 @@ def _lines(run: Run, name: str, command: str) -> list[dict[str, Any]]:
     if not rows:
         run.missing[name] = Missing(name, "holds no steps yet", command)
     return rows
+
+
+def maps(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings in a list; none of what is no list."""
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
+
+
+def at(content: Any, *keys: str) -> Any:
+    """What lies at the end of a path of keys; None where there is nothing."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stillhouse.report import charts
-from stillhouse.report.charts import Chart, Figure, Point, Series
+from stillhouse.report.charts import Chart, Figure, Series
+from stillhouse.report.training import curve, validations
 from stillhouse.report.words import NOTHING, finite, number, quantity
 
 COLUMNS = ("task", "of the loss", "readings", "training loss", "held-out loss, first", "best", "last", "gradient norm")
 _DASHES = ("", "8 4", "2 3", "10 3 2 3", "4 2")
 _LAST = 20
-
-Curve = Callable[[Sequence[Mapping[str, Any]], str], tuple[Point, ...]]
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,11 @@ class Tasks:
     columns: tuple[str, ...] = COLUMNS
 
 
-def tasks_of(metrics: Sequence[Mapping[str, Any]], curve: Curve, validations: Curve) -> Tasks | None:
+def tasks_of(metrics: Sequence[Mapping[str, Any]]) -> Tasks | None:
     """The section, from the lines of a run's metrics; None where there were no tasks.
 
     Args:
         metrics: the student's.
-        curve: a number of each step over the steps.
-        validations: a number of each validation over the steps.
     """
     names = list(dict.fromkeys(key[6:] for line in metrics for key in line if key.startswith("share/")))
     if not names:
@@ -54,10 +51,10 @@ def tasks_of(metrics: Sequence[Mapping[str, Any]], curve: Curve, validations: Cu
     warnings = [
         f"Step {line.get('step')}: {line['warning']}" for line in metrics if isinstance(line.get("warning"), str)
     ]
-    return Tasks([_row(name, metrics, validations) for name in names], figures, warnings)
+    return Tasks([_row(name, metrics) for name in names], figures, warnings)
 
 
-def _row(name: str, metrics: Sequence[Mapping[str, Any]], validations: Curve) -> tuple[str, ...]:
+def _row(name: str, metrics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     held_out = [point.y for point in validations(metrics, f"loss/{name}") if point.y is not None]
     readings = _numbers(metrics, f"epochs/{name}")
     return (
