@@ -4,7 +4,7 @@
     python benchmarks/filtered_text.py --data FOLDER             every cell, one after another, resumable
     python benchmarks/filtered_text.py --table                   the table of what was measured so far
 
-FOLDER holds wiki_passages. The clean corpus are paragraphs of it. The dirty one has as much again put between them, in thirds: paragraphs
+FOLDER holds childrens_books, and what mixtures.py reads. The clean corpus are paragraphs of the books, which the student has not read yet. The dirty one has as much again put between them, in thirds: paragraphs
 of its own with one word changed, banners and footers of web pages, and gibberish (letters in a random order). The filters are
 repetition, boilerplate, near_duplicates and contamination, with their defaults. Afterwards each student
 reads held-out paragraphs, of which no copy is in any corpus.
@@ -61,7 +61,7 @@ def write(given: argparse.Namespace) -> None:
     if (given.work / "held.jsonl").is_file():
         return
     given.work.mkdir(parents=True, exist_ok=True)
-    text = "".join(decoded(next(given.data.glob("wiki_passages/train.txt*"))))
+    text = "".join(decoded(next(given.data.glob("childrens_books/train.txt*"))))
     draw = random.Random(0)
     parts = [part.strip() for part in text.split("\n\n") if 300 <= len(part.strip()) <= 600]
     draw.shuffle(parts)
