@@ -4,10 +4,10 @@
     python benchmarks/filtered_text.py --data FOLDER             every cell, one after another, resumable
     python benchmarks/filtered_text.py --table                   the table of what was measured so far
 
-FOLDER holds childrens_books, and what mixtures.py reads. The clean corpus are paragraphs of the books, which the student has not read yet. The dirty one has as much again put between them, in thirds: paragraphs
-of its own with one word changed, banners and footers of web pages, and gibberish (letters in a random order). The filters are
-repetition, boilerplate, near_duplicates and contamination, with their defaults. Afterwards each student
-reads held-out paragraphs, of which no copy is in any corpus.
+FOLDER holds childrens_books, and what mixtures.py reads. The clean corpus are paragraphs of the books, which the student has not
+read yet. The dirty one has as much again put between them, in thirds: paragraphs of its own with one word changed, banners and footers
+of web pages, and gibberish (letters in a random order). The filters are repetition, boilerplate, near_duplicates and contamination,
+with their defaults. Afterwards each student reads held-out paragraphs, of which no copy is in any corpus.
 """
 
 from __future__ import annotations
