@@ -78,6 +78,8 @@ def found_in(tables: Mapping[str, Any], section: recipe.Evaluate, seed: int = 0)
     tags = tables["tags"]
     (teacher_N, size_N), (student_N, _), (floor_N, _) = (scores(items, r) for r in ("teacher", "student", "floor"))
     names = sorted({name for each in tags.values() for name in each})
+    if len(names) < 2:
+        return []
     features = {
         name: np.array([tags.get(key, {}).get(name, "") for key in items.key.tolist()], dtype=np.object_)
         for name in names
