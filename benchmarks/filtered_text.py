@@ -7,7 +7,7 @@
 FOLDER holds childrens_books, and what mixtures.py reads. The clean corpus are paragraphs of the books, which the student has not
 read yet. The dirty one has as much again put between them, in thirds: paragraphs of its own with one word changed, banners and footers
 of web pages, and gibberish (letters in a random order). The filters are repetition, boilerplate, near_duplicates and contamination,
-with their defaults. Afterwards each student reads held-out paragraphs, of which no copy is in any corpus.
+and in one cell perplexity under the teacher too, with their defaults. Afterwards each student reads held-out paragraphs, of which no copy is in any corpus.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import small
@@ -27,12 +28,13 @@ from stillhouse.files import write_text
 
 TASKS = ("text",)
 FILTERS = ["repetition", "boilerplate", "near_duplicates", "contamination"]
-CELLS: dict[str, tuple[str, bool]] = {
-    "before": ("clean", False),
-    "clean": ("clean", False),
-    "clean, filtered": ("clean", True),
-    "dirty": ("dirty", False),
-    "dirty, filtered": ("dirty", True),
+CELLS: dict[str, tuple[str, list[str]]] = {
+    "before": ("clean", []),
+    "clean": ("clean", []),
+    "clean, filtered": ("clean", FILTERS),
+    "dirty": ("dirty", []),
+    "dirty, filtered": ("dirty", FILTERS),
+    "dirty, filtered, perplexity too": ("dirty", [*FILTERS, "perplexity"]),
 }
 BENCHMARK = Benchmark(
     "filtered_text",
@@ -47,12 +49,12 @@ BENCHMARK = Benchmark(
 )
 
 
-def section_of(given: argparse.Namespace, corpus: str, *, filtered: bool = False) -> dict[str, Any]:
+def section_of(given: argparse.Namespace, corpus: str, filters: Sequence[str] = ()) -> dict[str, Any]:
     """The recipe's data."""
     return {
         "sources": {"name": "jsonl", "path": str(given.work / f"{corpus}.jsonl")},
         "validation_sources": {"name": "jsonl", "path": str(given.work / "held.jsonl")},
-        **({"filters": FILTERS} if filtered else {}),
+        "filters": list(filters),
     }
 
 
@@ -94,8 +96,8 @@ def measure(cell: str, seed: int, material: small.Material, given: argparse.Name
     """Train one student, then let it read held-out text."""
     if cell == "before":
         return {"cpu_seconds": 0.0, **small.held_out(material.first, material.held, TASKS)}
-    corpus, filtered = CELLS[cell]
-    settings = small.recipe_of(given, f"{cell}-{seed}", section_of(given, corpus, filtered=filtered), {}, seed)
+    corpus, filters = CELLS[cell]
+    settings = small.recipe_of(given, f"{cell}-{seed}", section_of(given, corpus, filters), {}, seed)
     folder = given.work / f"data-{cell.replace(', ', '-')}"
     text = data.prepare(settings.data, material.first.tokenizer, folder, teacher=material.said.model)
     student, took = small.taught(settings, material, text, given.work / "first")
