@@ -113,12 +113,20 @@ def measure(cell: str, seed: int, material: small.Material, given: argparse.Name
 def tell(rows: list[Row]) -> None:
     """As Markdown, in docs/filters.md: means over the seeds, with their interval where there are several."""
     lines = [
-        "| learned from | seeds | documents | taken out | loss, nats | KL to the teacher, nats | top-1 agreement |",
-        "| --- | --: | --: | --- | --: | --: | --: |",
+        "| learned from | seeds | documents | taken out | loss, nats | more than of the clean text, paired by seed | KL to the teacher, nats "
+        "| more than of the clean text | top-1 agreement |",
+        "| --- | --: | --: | --- | --: | --: | --: | --: | --: |",
     ]
+    clean = {row["seed"]: row["tasks"]["text"] for row in rows if row["cell"] == "clean"}
     for cell in CELLS:
         if mine := [row for row in rows if row["cell"] == cell]:
-            found = [over_seeds([row["tasks"]["text"][name] for row in mine], 3) for name in ("nll", "kl", "agree")]
+            found = []
+            for name in ("nll", "kl", "agree"):
+                values = {row["seed"]: row["tasks"]["text"][name] for row in mine}
+                found.append(over_seeds(list(values.values()), 3))
+                if name != "agree":
+                    more = [value - clean[seed][name] for seed, value in values.items() if seed in clean]
+                    found.append("–" if cell in ("before", "clean") or not more else over_seeds(more, 3))
             removed = ", ".join(f"{name} {count}" for name, count in mine[0].get("removed", {}).items() if count)
             about = f"{mine[0].get('documents', '')} | {removed}"
             lines.append(f"| {cell} | {len(mine)} | {about} | {' | '.join(found)} |")
