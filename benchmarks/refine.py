@@ -13,7 +13,7 @@ quarter of the rest, lie in the pool, without their labels. Each round takes 100
     longer       no new text, the same steps
 
 The loop, its guard and its stops are the same in all arms. Of the test file 40 % are looked at, 30 % judge rounds, and 30 % are opened
-once for each arm and seed, at its end. Results: benchmarks/results/refine.jsonl, a row an arm and seed.
+once for each arm and seed, at its end. Results: benchmarks/results/refine.jsonl, a row an arm and seed; the table in docs/refine.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # where a recipe finds refine:at
 
 import numpy as np
 import yaml
-from cells import over_seeds
+from cells import DOCS, over_seeds, put
 from rich.console import Console
 
 import stillhouse
@@ -126,6 +126,7 @@ def main() -> None:
                 stillhouse.refine(settings, console=console)
                 collect(settings, arm, seed, given, time.process_time() - began)
     print(table())
+    put(DOCS / "refine.md", "refine", table())
 
 
 def adapted(given: argparse.Namespace, console: Console) -> Path:
@@ -344,24 +345,26 @@ def table() -> str:
 
 
 def _over_seeds(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
-    """Of each design with several seeds: what the arm with aim is ahead, the mean over seeds with its interval (Student's t)."""
+    """Of each design with several seeds: what the arm with aim is ahead, in points, the mean over seeds.
+
+    Two intervals: of other seeds (Student's t over the seeds), and of other texts (the seeds' mean of each text; the seeds as they are).
+    """
     lines = [
-        f"| targeted ahead of, mean of the seeds | seeds | {WEAK}, sealed | all, sealed |",
-        "| --- | --: | --: | --: |",
+        f"| targeted ahead of | seeds | {WEAK}, sealed: interval over seeds | over texts | all, sealed: over seeds | over texts |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     for design in sorted({which[:3] for which in rows}):
         for number, arm in enumerate(ARMS):
             seeds = [w[4] for w in rows if w[:4] == (*design, number) and (*design, 0, w[4]) in rows]
             if number and len(seeds) > 1:
-                pairs = [
-                    (rows[*design, 0, seed]["sealed_accuracy"], rows[*design, number, seed]["sealed_accuracy"])
-                    for seed in seeds
-                ]
-                ahead = [
-                    over_seeds([100 * (a[name][0] - b[name][0]) for a, b in pairs], 1)
-                    for name in (f"domain {WEAK}", "all")
-                ]
-                lines.append(f"| {arm} ({design[0]} domains) | {len(seeds)} | {ahead[0]} pp | {ahead[1]} pp |")
+                pairs = [(rows[*design, 0, seed], rows[*design, number, seed]) for seed in seeds]
+                told = []
+                for weak in (True, False):
+                    ahead_SN = np.array([_ahead(*pair, weak=weak) for pair in pairs])
+                    told.append(over_seeds((100 * ahead_SN.mean(1)).tolist(), 1))
+                    found = statistics.mean(ahead_SN.mean(0), np.arange(ahead_SN.shape[1])).scaled(100)
+                    told.append(f"[{found.low:.1f}, {found.high:.1f}]")
+                lines.append(f"| {arm} ({design[0]} domains) | {len(seeds)} | {' | '.join(told)} |")
     return lines
 
 
@@ -369,14 +372,18 @@ def _percent(found: list[float]) -> str:
     return f"{100 * found[0]:.1f} % [{100 * found[1]:.1f}, {100 * found[2]:.1f}]"
 
 
+def _ahead(aimed: dict[str, Any], other: dict[str, Any], *, weak: bool) -> list[float]:
+    """Of each sealed text, of the weak domain or of all, whether the one is right less whether the other is."""
+    keys = other.get("sealed_weak", []) if weak else sorted(other["sealed_right"])
+    return [float(aimed["sealed_right"][key] - other["sealed_right"][key]) for key in keys]
+
+
 def _paired(aimed: dict[str, Any], other: dict[str, Any], *, weak: bool) -> str:
     """The difference of two arms in points, paired by text, with its interval."""
-    right = other["sealed_right"]
-    among = other.get("sealed_weak") if weak else sorted(right)
-    if not among:
+    ahead = np.array(_ahead(aimed, other, weak=weak))
+    if not len(ahead):
         return ""
-    ahead = np.array([aimed["sealed_right"][key] - right[key] for key in among], dtype=np.float64)
-    found = statistics.mean(ahead, np.array(among)).scaled(100)
+    found = statistics.mean(ahead, np.arange(len(ahead))).scaled(100)
     return f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
