@@ -31,7 +31,7 @@ import numpy as np
 from cells import DOCS, put
 from numpy.typing import NDArray
 
-from stillhouse import machine, models
+from stillhouse import machine, models, recipe
 from stillhouse.check import export_problems
 from stillhouse.compare import kept_by
 from stillhouse.errors import StillhouseError
@@ -103,9 +103,11 @@ def seconds(worker: Worker, ids: list[int], tokens: int) -> tuple[float, float]:
     return found["prefill_cpu"], found["steps_cpu"] / max(tokens, 1)
 
 
-def classifier(worker: Worker, student: Model, texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
-    """What an artefact answers, how far that is from the student, and how long it takes."""
-    ids = [student.tokenizer(text).input_ids for text in texts]
+def classifier(
+    worker: Worker, student: Model, texts: Sequence[str], labels: Sequence[int], longest: int
+) -> dict[str, Any]:
+    """What an artefact answers, how far that is from the student, and how long it takes; of a text as much is read as in the run."""
+    ids = [student.tokenizer(text, truncation=True, max_length=longest).input_ids for text in texts]
     recorded = _Recorded(worker)
     found = difference(recorded, student, ids[:COMPARED], labels[:COMPARED]).to_dict()
     for each in ids[COMPARED:]:
@@ -174,7 +176,8 @@ def measure(options: argparse.Namespace) -> None:
                 with Worker(runtime, path, 1) as worker:
                     record |= {"runtime": runtime, "bytes": size, **worker.loaded}
                     if student.classifies:
-                        record |= classifier(worker, student, texts, labels)
+                        longest = recipe.load(Path(run) / "recipe.yaml").data.block
+                        record |= classifier(worker, student, texts, labels, longest)
                     else:
                         record |= language(worker, student, held_out(options.text, student), Path(run))
                     record["peak_bytes"] = worker.ask("peak")["bytes"]

@@ -35,6 +35,7 @@ import stillhouse
 from recipes import FOLDER, RUNS, SIZES, TASKS, TEXTS
 from stillhouse import recipe
 from stillhouse.errors import StillhouseError
+from stillhouse.evaluate.questions import DATA
 from stillhouse.label import label
 from stillhouse.run import share_text
 
@@ -131,6 +132,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.set and not given.dev:
         parser.error("--set is for --dev: the table is of the recipes as they are")
+    os.environ.setdefault(DATA, str(given.data))  # where BLiMP is looked for
     console = Console()
     if not given.collect:
         for job in jobs(given.task, given.size, given.seeds, given.way, given.budget):
