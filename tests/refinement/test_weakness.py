@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from stillhouse.data.render import Rendered
-from stillhouse.data.tagging import Tagger, inside
+from stillhouse.data.tagging import Tagger
 from stillhouse.errors import RunError
 from stillhouse.evaluate import statistics
 from stillhouse.evaluate.answers import Answers
-from stillhouse.evaluate.declared import slices_of
+from stillhouse.evaluate.declared import inside, slices_of
 from stillhouse.evaluate.measures.declared import declared
 from stillhouse.evaluate.records import Finding, Items, Scores
 from stillhouse.evaluate.splits import SHARES, part_of

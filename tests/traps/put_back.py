@@ -423,7 +423,7 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         22,
-        "report/page.py",
+        "report/samples.py",
         'if written < 2 or stops["student"] or not stops["teacher"]:',
         "if True:",
         f"{_VERDICTS}::test_trap_22_texts_that_never_end",

@@ -23,9 +23,6 @@ from stillhouse.recipe import Data, Source, classes_of
 MADE = ("class", "length", "rarity", "task")
 """Tags that every text can have; all others are columns of records."""
 
-AND = " & "
-"""Between the tags of a slice of several, and between their values: of ``domain & length`` one is ``travel & 5–8 words``."""
-
 _RARE = 0.2
 """Share of a text's words, the rarest, that its rarity is taken from: a plain question with one rare name is rare."""
 
@@ -50,21 +47,6 @@ class Row:
     def key(self) -> str:
         """By which its document is known in tables."""
         return self.rendered.key.hex()
-
-
-def inside(tags: Mapping[str, str], tag: str, value: str) -> bool:
-    """Whether a text with these tags is in a slice; all are in that of no tag."""
-    return all(tags.get(t) == v for t, v in _pairs(tag, value))
-
-
-def name_of(tag: str, value: str) -> str:
-    """A slice in words: ``domain travel``, ``domain travel and length 5–8 words``, ``all``."""
-    return " and ".join(f"{t} {v}" for t, v in _pairs(tag, value)) or "all"
-
-
-def _pairs(tag: str, value: str) -> list[tuple[str, str]]:
-    tags = tag.split(AND) if tag else []
-    return list(zip(tags, value.split(AND) if len(tags) > 1 else [value], strict=False))
 
 
 class Tagger:

@@ -9,16 +9,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stillhouse.data.tagging import name_of
 from stillhouse.evaluate import statistics
 from stillhouse.evaluate.records import FloatArray, Items
 from stillhouse.evaluate.statistics import Retention
+
+AND = " & "
+"""Between the tags of a slice of several, and between their values: of ``domain & length`` one is ``travel & 5–8 words``."""
 
 TOKENS = 40
 """Positions of a language model that count as one text of a classifier: 50 texts, 2,000 tokens."""
 
 FEWEST = 6
 """Clusters that a slice must have: with fewer nothing can be shown of it."""
+
+
+def inside(tags: Mapping[str, str], tag: str, value: str) -> bool:
+    """Whether a text with these tags is in a slice; all are in that of no tag."""
+    return all(tags.get(t) == v for t, v in _pairs(tag, value))
+
+
+def name_of(tag: str, value: str) -> str:
+    """A slice in words: ``domain travel``, ``domain travel and length 5–8 words``, ``all``."""
+    return " and ".join(f"{t} {v}" for t, v in _pairs(tag, value)) or "all"
+
+
+def _pairs(tag: str, value: str) -> list[tuple[str, str]]:
+    tags = tag.split(AND) if tag else []
+    return list(zip(tags, value.split(AND) if len(tags) > 1 else [value], strict=False))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse import recipe
-from stillhouse.data.tagging import Row, inside, name_of
+from stillhouse.data.tagging import Row
 from stillhouse.errors import RunError, fail
+from stillhouse.evaluate.declared import inside, name_of
 from stillhouse.files import write_text
 
 NOTES = ("characters", "keys")

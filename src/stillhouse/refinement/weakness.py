@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stillhouse import recipe
-from stillhouse.data.tagging import AND
 from stillhouse.evaluate import slices, statistics, tables_of
 from stillhouse.evaluate.answers import Answers
-from stillhouse.evaluate.declared import Slice, scores, slices_of
+from stillhouse.evaluate.declared import AND, Slice, scores, slices_of
 from stillhouse.evaluate.records import Items
 from stillhouse.evaluate.splits import Part, part_of
 from stillhouse.refinement.draft import Weak
