@@ -15,7 +15,7 @@ from stillhouse.data.tagging import Tagger
 from stillhouse.errors import RunError
 from stillhouse.evaluate import statistics
 from stillhouse.evaluate.answers import Answers
-from stillhouse.evaluate.declared import inside, slices_of
+from stillhouse.evaluate.declared import AND, inside, slices_of
 from stillhouse.evaluate.measures.declared import declared
 from stillhouse.evaluate.records import Finding, Items, Scores
 from stillhouse.evaluate.splits import SHARES, part_of
@@ -127,9 +127,11 @@ def test_slices_that_are_not_there_are_seldom_found():
         ("", "", {}, True),
         ("domain", "a & b", {"domain": "a & b"}, True),
         ("domain", "a", {"domain": "b"}, False),
-        ("domain & length", "a & b", {"domain": "a", "length": "b"}, True),
-        ("domain & length", "a & b", {"domain": "a", "length": "c"}, False),
-        ("domain & length", "a & b", {"length": "b"}, False),
+        ("R & D", f"a{AND}b", {"R & D": f"a{AND}b"}, True),
+        (f"domain{AND}R & D", f"a & b{AND}c", {"domain": "a & b", "R & D": "c"}, True),
+        (f"domain{AND}length", f"a{AND}b", {"domain": "a", "length": "b"}, True),
+        (f"domain{AND}length", f"a{AND}b", {"domain": "a", "length": "c"}, False),
+        (f"domain{AND}length", f"a{AND}b", {"length": "b"}, False),
     ],
 )
 def test_inside(tag: str, value: str, tags: dict[str, str], within: bool):

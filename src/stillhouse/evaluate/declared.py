@@ -13,8 +13,8 @@ from stillhouse.evaluate import statistics
 from stillhouse.evaluate.records import FloatArray, Items
 from stillhouse.evaluate.statistics import Retention
 
-AND = " & "
-"""Between the tags of a slice of several, and between their values: of ``domain & length`` one is ``travel & 5–8 words``."""
+AND = "\x1f"
+"""Between the tags of a slice of several, and between their values: what no column's name and no value holds (ASCII's unit separator)."""
 
 TOKENS = 40
 """Positions of a language model that count as one text of a classifier: 50 texts, 2,000 tokens."""
@@ -34,8 +34,7 @@ def name_of(tag: str, value: str) -> str:
 
 
 def _pairs(tag: str, value: str) -> list[tuple[str, str]]:
-    tags = tag.split(AND) if tag else []
-    return list(zip(tags, value.split(AND) if len(tags) > 1 else [value], strict=False))
+    return list(zip(tag.split(AND), value.split(AND, tag.count(AND)), strict=True)) if tag else []
 
 
 @dataclass(frozen=True)

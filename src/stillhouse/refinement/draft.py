@@ -31,8 +31,8 @@ class Weak:
     """A slice of which too little is kept.
 
     Args:
-        tag: such as ``domain``, or of two ``domain & length``; "" if it is all there is.
-        value: such as ``travel``, or ``travel & 5–8 words``.
+        tag: such as ``domain``, or two with ``declared.AND`` between them; "" if it is all there is.
+        value: such as ``travel``; of two tags likewise.
         gap: what is missing of what was asked for, as a share of the teacher's skill there; shrunken.
         priority: share of all of the teacher's skill that would be recovered by closing it, times how critical it is.
     """
