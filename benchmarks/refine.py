@@ -307,9 +307,9 @@ def _interval(found: statistics.Interval) -> list[float]:
     return [round(found.value, 4), round(found.low, 4), round(found.high, 4)]
 
 
-def _design(row: dict[str, Any]) -> tuple[int, float, int]:
+def _design(row: dict[str, Any]) -> tuple[str, float, int]:
     """Domains, share of the weak one in the pool, texts a round."""
-    return len(row["domains"] or range(ALL)), row["pool_weak"], row["count"]
+    return str(len(row["domains"])) if row["domains"] else f"{ALL} and out of scope", row["pool_weak"], row["count"]
 
 
 def _which(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -364,7 +364,7 @@ def _over_seeds(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
                     told.append(over_seeds((100 * ahead_SN.mean(1)).tolist(), 1))
                     found = statistics.mean(ahead_SN.mean(0), np.arange(ahead_SN.shape[1])).scaled(100)
                     told.append(f"[{found.low:.1f}, {found.high:.1f}]")
-                lines.append(f"| {arm} ({design[0]} domains) | {len(seeds)} | {' | '.join(told)} |")
+                lines.append(f"| {arm} ({design[0]}; {design[2]} texts) | {len(seeds)} | {' | '.join(told)} |")
     return lines
 
 
