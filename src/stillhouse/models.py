@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -35,7 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stillhouse import architectures, attention, grid
+from stillhouse import architectures, attention, grid, model_files
 from stillhouse.adapters import Adapter, attach, merge
 from stillhouse.errors import ModelError, RunError, fail
 from stillhouse.packages import PREFIX, inside_package
@@ -348,7 +348,7 @@ class Model(nn.Module):
             with self.generating() as network, _quiet():
                 network.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            _write_old_rope_keys(folder / "config.json")
+            model_files.write_old_rope_keys(folder / "config.json")
             if self.adapter is not None:
                 self.adapter.write(folder)
             if self.grids:
@@ -446,7 +446,7 @@ def load(
             ModelError, where, f"'{model}': {what}", "Give a folder with config.json, org/name, or a .gguf file."
         )
     if local and gguf_file is None:
-        _check_folder(folder, where)
+        model_files.check_folder(folder, where)
         architectures.make_known(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     missing: list[str] = []
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -473,8 +473,8 @@ def load(
             raise _explain(error, model, where, local, gguf_file) from error
     _shed_quantization(network)
     if local and gguf_file is None:
-        _check_rope(folder, network.config, where)
-        _check_tie(folder, network, where)
+        model_files.check_rope(folder, network.config, where)
+        model_files.check_tie(folder, network, where)
     if missing and not (kind is AutoModel or classes):
         what = f"'{model}' holds no weights for {len(missing)} parameters, '{missing[0]}' among them"
         way_out = "Save it again with save_pretrained where it was trained: what is missing would be drawn at random."
@@ -515,90 +515,6 @@ def load_tokenizer(model: str, *, where: str = "tokenizer") -> PreTrainedTokeniz
         what = f"'{model}' has a {type(found).__name__}, which cannot say which characters a token stands for"
         raise fail(ModelError, where, what, "Take a model whose folder has a tokenizer.json.")
     return found
-
-
-def _check_folder(folder: Path, where: str) -> None:
-    """Refuse a folder that holds no model, or only pickled weights."""
-    if not (folder / "config.json").is_file():
-        raise fail(ModelError, where, f"'{folder}' holds no config.json", "Give the folder that save_pretrained wrote.")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise fail(ModelError, f"{folder}/config.json", f"is not JSON: {error}") from None
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
-        what = f"holds its weights as a pickle ({pickles[0]}), which can run code" if pickles else "holds no weights"
-        raise fail(
-            ModelError,
-            where,
-            f"'{folder}' {what}",
-            "Save it with save_pretrained, which writes model.safetensors, on a machine where you trust the file.",
-        )
-
-
-def _rope_bases(values: Any) -> set[float]:
-    """All rope bases that nested settings name, under the names that old and new versions give them."""
-    if isinstance(values, list):
-        return set().union(*(_rope_bases(v) for v in values))
-    if not isinstance(values, dict):
-        return set()
-    names = ("rope_theta", "rotary_emb_base", "rope_local_base_freq")
-    found = {float(values[name]) for name in names if isinstance(values.get(name), int | float)}
-    return found.union(*(_rope_bases(v) for v in values.values()))
-
-
-def _check_rope(folder: Path, config: PreTrainedConfig, where: str) -> None:
-    """Refuse a model whose rope base on disk is not the one that was read: it would run, and talk nonsense."""
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    on_disk, read = _rope_bases(written), _rope_bases(getattr(config, "rope_parameters", None))
-    if on_disk and not on_disk <= read:
-        raise fail(
-            ModelError,
-            where,
-            f"'{folder}' was written by transformers {written.get('transformers_version', '?')} with the rope base "
-            f"{sorted(on_disk)}, but this version reads {sorted(read) or 'none'}",
-            "Load and save it once with the version that wrote it, or write rope_parameters: {rope_theta: …} into config.json.",
-        )
-
-
-def _check_tie(folder: Path, network: PreTrainedModel, where: str) -> None:
-    """Refuse a file with other matrices for embedding and head than its configuration says: one would be dropped or drawn."""
-    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
-    names = {id(module): f"{name}.weight" for name, module in network.named_modules()}
-    if id(embedding) not in names or id(head) not in names or not hasattr(head, "weight"):
-        return
-    files = {name: file for file in folder.glob("*.safetensors") for name in _names_in(file)}
-    first, last = names[id(embedding)], names[id(head)]
-    if first not in files:  # named otherwise, as files of some other versions and of trunks alone are
-        return
-    tied = bool(network.config.get_text_config().tie_word_embeddings)
-    renamed = files.keys() - network.state_dict().keys()  # some other versions' files name the head otherwise
-    if not tied and last not in files and not renamed:
-        what = f"'{folder}' says that embedding and head are two matrices, and holds no '{last}'"
-        raise fail(ModelError, where, what, 'Write "tie_word_embeddings": true into config.json if they are one.')
-    if tied and last in files and not torch.equal(_read(files[first], first), _read(files[last], last)):
-        what = f"'{folder}' says that embedding and head are one matrix, and holds two that differ"
-        raise fail(ModelError, where, what, 'Write "tie_word_embeddings": false into config.json if they are two.')
-
-
-def _names_in(file: Path) -> list[str]:
-    with safe_open(file, "pt") as opened:
-        return list(opened.keys())
-
-
-def _read(file: Path, name: str) -> Tensor:
-    with safe_open(file, "pt") as opened:
-        found: Tensor = opened.get_tensor(name)
-        return found
-
-
-def _write_old_rope_keys(path: Path) -> None:
-    """Write the rope base the old way too: transformers 4 looks only there and would silently take 10,000."""
-    written = json.loads(path.read_text(encoding="utf-8"))
-    parameters = written.get("rope_parameters")
-    if isinstance(parameters, dict) and "rope_theta" in parameters and "rope_theta" not in written:
-        written["rope_theta"] = parameters["rope_theta"]
-        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _shed_quantization(network: PreTrainedModel) -> None:
