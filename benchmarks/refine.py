@@ -41,6 +41,7 @@ import stillhouse
 from stillhouse import recipe
 from stillhouse.evaluate import statistics, tables_of
 from stillhouse.evaluate.declared import slices_of
+from stillhouse.evaluate.records import Items
 from stillhouse.files import atomic_folder, read_json, write_text
 from stillhouse.label import label
 from stillhouse.refinement.draft import Case, Draft, write_rows
@@ -48,6 +49,8 @@ from stillhouse.refinement.draft import Case, Draft, write_rows
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "refine.jsonl"
 WEAK = "travel"
+RARE = "rare words"
+"""The natural weakness: texts with the rarest words, a third of all."""
 ALL = 10
 """Domains there are, beside what is out of scope."""
 LEARNED, LEARNED_WEAK = 0.5, 0.04
@@ -294,13 +297,26 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
         "teacher_accuracy": {
             name: round(float(items.roles["teacher"].column("correct")[rows].mean()), 4) for name, rows in sorted(parts.items())
         },
-        "sealed_weak": [k for k in items.key.tolist() if tables["tags"].get(k, {}).get("domain") == WEAK],
-        "sealed_right": dict(zip(items.key.tolist(), right_N.astype(int).tolist(), strict=True)),
+        "sealed_weak": [short(k) for k in items.key.tolist() if tables["tags"].get(k, {}).get("domain") == WEAK],
+        "sealed_rare": [short(k) for k in items.key.tolist() if tables["tags"].get(k, {}).get("rarity") == RARE],
+        "sealed_right": right_of(items, "student"),
+        "sealed_before": right_of(items, "before"),
         "cpu_seconds": round(seconds, 1),
         "environment": read_json(folder / "environment.json", {}),
     }  # fmt: skip
     rows = [each for each in _rows() if _which(each) != _which(row)] + [row]
     write_text(RESULTS, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
+
+
+def short(key: str) -> str:
+    """Enough of a text's key to tell it from the others."""
+    return key[:10]
+
+
+def right_of(items: Items, role: str) -> dict[str, int]:
+    """Text → whether a role is right on it."""
+    right_N = items.roles[role].column("correct").astype(int)
+    return dict(zip(map(short, items.key.tolist()), right_N.tolist(), strict=True))
 
 
 def _interval(found: statistics.Interval) -> list[float]:
@@ -341,7 +357,7 @@ def table() -> str:
             + " | ".join(_paired(aimed, row, weak=weak) if aimed and which[3] else "" for weak in (True, False))
             + " |"
         )
-    return "\n".join([*lines, "", *_over_seeds(rows)])
+    return "\n".join([*lines, "", *_over_seeds(rows), "", *_bought(rows)])
 
 
 def _over_seeds(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
@@ -366,6 +382,32 @@ def _over_seeds(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
                     told.append(f"[{found.low:.1f}, {found.high:.1f}]")
                 lines.append(f"| {arm} ({design[0]}; {design[2]} texts) | {len(seeds)} | {' | '.join(told)} |")
     return lines
+
+
+def _bought(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
+    """On the sealed texts, the student after the rounds against the one before them: of the weak slices and of all else.
+
+    The mean over seeds, with the interval of other texts (the seeds' mean of each text).
+    """
+    lines = [
+        f"| on the sealed texts, after the rounds − before them | seeds | {WEAK}: right before | gained | {RARE}: right before | gained | neither: gained |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    told = {which: row for which, row in rows.items() if "sealed_before" in row}
+    for arm in sorted({which[:4] for which in told}):
+        mine = [row for which, row in told.items() if which[:4] == arm]
+        weak, rare = set(mine[0]["sealed_weak"]), set(mine[0]["sealed_rare"])
+        cells = []
+        for keys in (sorted(weak), sorted(rare), sorted(set(mine[0]["sealed_right"]) - weak - rare)):
+            before_SN, after_SN = (
+                np.array([[row[name][key] for key in keys] for row in mine], dtype=float)
+                for name in ("sealed_before", "sealed_right")
+            )
+            found = statistics.mean((after_SN - before_SN).mean(0), np.arange(len(keys))).scaled(100)
+            cells += [f"{100 * before_SN.mean():.1f} %", f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"]
+        name = f"{list(ARMS)[arm[3]]} ({arm[0]}; {arm[2]} texts)"
+        lines.append(f"| {name} | {len(mine)} | {' | '.join([*cells[:4], cells[5]])} |")
+    return lines if told else []
 
 
 def _percent(found: list[float]) -> str:

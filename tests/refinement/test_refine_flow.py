@@ -86,11 +86,30 @@ def test_the_folder_is_that_of_the_best_student(finished: Path):
     best = finished / "rounds" / str(state["best"])
     assert sha256_file(finished / "student/model.safetensors") == sha256_file(best / "student/model.safetensors")
     assert sha256_file(finished / "before/model.safetensors") == sha256_file(
-        finished / "rounds/0/before/model.safetensors"
-    )
+        finished / "rounds/0/student/model.safetensors"
+    ), "what the rounds bought is against the student they began from"
     evaluation = json.loads((finished / "evaluation.json").read_text())
     assert evaluation["verdict"] == state["sealed"]["verdict"]
     assert state["sealed"]["round"] == state["best"]
+
+
+def test_what_the_rounds_bought_shows_on_the_sealed_part(finished: Path):
+    """Told again from the item table alone: who is right there after all rounds, and who was before them."""
+    sealed = state_of(finished)["sealed"]
+    items = records.read(finished / "evaluation/items.parquet")
+    tags = json.loads((finished / "evaluation/tags.json").read_text())
+    right = {role: items.roles[role].column("correct") for role in ("before", "student")}
+    rows = {
+        "all": [True] * items.size,
+        "domain odd": [tags[key]["domain"] == "odd" for key in items.key.tolist()],
+    }
+    told = {each["name"]: each["value"] for each in sealed["bought"]}
+    assert set(told) == set(rows)
+    for name, of_it in rows.items():
+        gained = [float(b - a) for a, b, inside in zip(right["before"], right["student"], of_it, strict=True) if inside]
+        assert told[name] == pytest.approx(sum(gained) / len(gained), abs=1e-5)
+    assert {each["name"] for each in sealed["guard"]} >= {"all text", "all that was not worked on"}
+    assert all(each["held"] for each in sealed["guard"])
 
 
 def test_a_round_can_be_run_by_hand(finished: Path):
@@ -136,6 +155,8 @@ def test_what_is_told(finished: Path):
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "Refinement" in page
     assert "domain odd" in page
+    assert "the student before the rounds" in page
+    assert "elsewhere: nothing in" in page
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill")

@@ -52,6 +52,12 @@ class Weak:
         return inside(tags, self.tag, self.value)
 
 
+def worked_on(rounds: Iterable[Mapping[str, Any]]) -> list[Weak]:
+    """The slices that rounds worked on, each once, as ``refinement.json`` has them."""
+    listed = [Weak(w["tag"], w["value"], w["gap"], w["priority"]) for each in rounds for w in each["weak"]]
+    return list({(weak.tag, weak.value): weak for weak in listed}.values())
+
+
 @dataclass(frozen=True)
 class Draft:
     """What a round changes in the recipe, and what earlier ones did that was kept.

@@ -111,6 +111,25 @@ def changes(before: Items, after: Items) -> tuple[FloatArray, FloatArray]:
     return (new_N - old_N) / max(skill, 1e-9), size_N
 
 
+def bought(before: Mapping[str, Any], after: Mapping[str, Any], weak: Sequence[Weak]) -> list[dict[str, Any]]:
+    """What was gained of all text and of each slice that was worked on: name, value, low and high (95 %), paired.
+
+    Args:
+        before: tables with the student before.
+        after: of the same items, with the student after.
+        weak: what was worked on.
+    """
+    items, tags = before["items"], before["tags"]
+    changed_N, size_N = changes(items, after["items"])
+    found = []
+    for one in (Weak("", "", 0.0, 0.0), *(each for each in weak if each.tag)):
+        rows_N = of_slice(items, tags, one)
+        if rows_N.any():
+            change = statistics.ratio(changed_N[rows_N], size_N[rows_N], items.document[rows_N])
+            found.append({"name": one.name, **change_of(change)})
+    return found
+
+
 def _whole(name: str, changed_N: FloatArray, size_N: FloatArray, cluster_N: np.ndarray, margin: float) -> Kept:
     change = statistics.ratio(changed_N, size_N, cluster_N)
     low = change.bounds(0.90)[0]

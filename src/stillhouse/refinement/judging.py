@@ -9,7 +9,7 @@ from stillhouse import recipe
 from stillhouse.evaluate import ask, gates_of, statistics
 from stillhouse.files import read_json
 from stillhouse.refinement import capacity, guard
-from stillhouse.refinement.draft import Weak
+from stillhouse.refinement.draft import Weak, worked_on
 from stillhouse.refinement.history import History
 from stillhouse.refinement.weakness import of_slice, slices_in, tables_in
 
@@ -51,18 +51,13 @@ def _compare(
     folder = history.round_folder(history.best["number"])
     before = recipe.load(folder / "recipe.yaml")
     old = tables_in(folder, before, ("confirm",))
-    weak = [Weak(w["tag"], w["value"], w["gap"], w["priority"]) for w in entry["weak"]]
+    weak = worked_on([entry])
     margin = history.state["of"]["refine"]["margin"]
     slices = slices_in(old, before.evaluate, _smallest(history))
     found, _ = ask(old, before.evaluate, gates_of(before, before.evaluate, bool(old["answers"].tasks)))
     kept = guard.guard(old, tables, (found, findings), slices, weak, margin)
     entry["guard"] = [each.to_dict() for each in kept]
-    changed_N, size_N = guard.changes(old["items"], tables["items"])
-    for one in (Weak("", "", 0.0, 0.0), *(each for each in weak if each.tag)):
-        rows_N = of_slice(old["items"], old["tags"], one)
-        if rows_N.any():
-            change = statistics.ratio(changed_N[rows_N], size_N[rows_N], old["items"].document[rows_N])
-            entry["bought"].append({"name": one.name, **guard.change_of(change)})
+    entry["bought"] = guard.bought(old, tables, weak)
     entry["worst"] = _gain_of_worst(folder, before, own, weak[0])
     better = sum(each["value"] for each in entry["bought"][1:] or entry["bought"]) > 0
     holding = [sum(gate["verdict"] == "PASS" for gate in each["gates"]) for each in (entry, history.best)]

@@ -23,12 +23,16 @@ def tell_plan(entry: dict[str, Any], say: Any) -> None:
 
 def tell_round(entry: dict[str, Any], say: Any) -> None:
     """What a round bought."""
-    for each in entry["bought"]:
-        numbers = f"{each['value'] * 100:+.1f} [{each['low'] * 100:+.1f}, {each['high'] * 100:+.1f}]"
-        say(f"  {escape(each['name'])}: {numbers} points", highlight=False)
+    _tell_bought(entry["bought"], say)
     gates_told = ", ".join(f"{gate['name']} {gate['verdict']}" for gate in entry["gates"])
     said = f"{entry['said']}; " if entry.get("said") else ""
     say(f"Round {entry['number']}: {said}{gates_told}", highlight=False)
+
+
+def _tell_bought(bought: list[dict[str, Any]], say: Any) -> None:
+    for each in bought:
+        numbers = f"{each['value'] * 100:+.1f} [{each['low'] * 100:+.1f}, {each['high'] * 100:+.1f}]"
+        say(f"  {escape(each['name'])}: {numbers} points", highlight=False)
 
 
 def tell_end(state: Mapping[str, Any], say: Any) -> None:
@@ -50,5 +54,12 @@ def tell_sealed(state: Mapping[str, Any], say: Any) -> None:
     say(table)
     sealed, served = state["sealed"], (state.get("router") or {}).get("served")
     say(f"[bold]{sealed['verdict']}[/] on the sealed part: {escape(sealed['sentence'])}", highlight=False)
+    if sealed["bought"]:
+        say("There, against the student before all rounds:")
+        _tell_bought(sealed["bought"], say)
+        broken = [each["name"] for each in sealed["guard"] if not each["held"]]
+        say(
+            f"  not shown to cost little: {escape(', '.join(broken))}" if broken else "  shown to cost little elsewhere"
+        )
     if served and served[0] > 0:
         say(f"The student could serve {served[0]:.0%} at its teacher's accuracy and defer the rest.", highlight=False)

@@ -26,7 +26,7 @@ ROLE_WORDS: dict[str, str] = {
     "teacher": "the model learned from",
     "student": "the distilled model",
     "control": "the same model trained without the teacher",
-    "before": "the student before any training",
+    "before": "the student before this training",
     "direct": "the same model taught by the teacher without stages in between",
     "floor": "word frequencies only",
 }
@@ -246,7 +246,11 @@ def build(run: Run) -> Page:
         curves=curves(run),
         steering=steering(run),
         tasks=tasks_of(run.metrics),
-        roles=[(r, ROLE_WORDS[r]) for r in reversed(charts.ROLES) if r != "direct" or "direct" in run.stages],
+        roles=[
+            (r, _words_of(r, bool(run.refinement)))
+            for r in reversed(charts.ROLES)
+            if r != "direct" or "direct" in run.stages
+        ],
         models=models,
         stages=_steps_taken(run),
         forgetting=forgetting(run),
@@ -488,6 +492,11 @@ def _ladder(findings: Iterable[Mapping[str, Any]]) -> tuple[Figure | None, Any]:
 
 
 # --- samples and details -----------------------------------------------------------------------------------------------
+
+
+def _words_of(role: str, refined: bool) -> str:
+    """What a role is, in words; of a refinement *before* is what its rounds began from."""
+    return "the student before the rounds" if refined and role == "before" else ROLE_WORDS[role]
 
 
 def flat(content: Mapping[str, Any], before: str = "", depth: int = 0) -> list[tuple[str, str]]:

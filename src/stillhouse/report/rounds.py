@@ -44,6 +44,7 @@ class Refinement:
 
     Args:
         sentence: why it ended, and what the sealed part says.
+        sealed: what all kept rounds together bought there, and what they cost elsewhere; empty if none was kept.
         router: what could be served, in a sentence; empty if nothing is known.
         diagnosis: of a student that is too small, or of too little text; likewise.
         figure: what is kept of the slices, round by round.
@@ -51,6 +52,7 @@ class Refinement:
     """
 
     sentence: str
+    sealed: list[str]
     router: str
     diagnosis: str
     figure: Figure | None
@@ -70,7 +72,21 @@ def refinement_of(state: Mapping[str, Any]) -> Refinement | None:
     )
     if sealed.get("verdict"):
         sentence += f" The sealed part was opened once, on {sealed.get('opened')}, for the student of round {sealed.get('round')}."
-    return Refinement(sentence, _router(_map(state.get("router"))), _diagnosis(_map(state.get("diagnosis"))), _figure(listed), [_round(each) for each in listed])  # fmt: skip
+    return Refinement(sentence, _gained(sealed), _router(_map(state.get("router"))), _diagnosis(_map(state.get("diagnosis"))), _figure(listed), [_round(each) for each in listed])  # fmt: skip
+
+
+def _gained(sealed: Mapping[str, Any]) -> list[str]:
+    bought = [f"{b.get('name')}: {_points(b)}" for b in _list(sealed.get("bought"))]
+    return [*bought, f"elsewhere: {_cost(sealed)}"] if bought else []
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    """What the guard found, in words."""
+    checked = _list(found.get("guard"))
+    broken = [str(g.get("name")) for g in checked if not g.get("held")]
+    if broken:
+        return f"too much, or not shown to be little: {', '.join(broken)}"
+    return f"nothing in {len(checked)} comparisons"
 
 
 def _round(each: Mapping[str, Any]) -> Round:
@@ -78,16 +94,10 @@ def _round(each: Mapping[str, Any]) -> Round:
     weak = ", ".join(str(w.get("name")) for w in _list(each.get("weak")))
     changes = [str(change) for change in each.get("changes") or []]
     bought = [f"{b.get('name')}: {_points(b)}" for b in _list(each.get("bought"))]
-    checked = _list(each.get("guard"))
-    broken = [str(g.get("name")) for g in checked if not g.get("held")]
-    cost = (
-        f"too much, or not shown to be little: {', '.join(broken)}"
-        if broken
-        else f"nothing in {len(checked)} comparisons"
-    )
+    cost = _cost(each) if number else ""
     gates = [(str(g.get("name")), str(g.get("verdict"))) for g in _list(each.get("gates"))]
     kept = str(each.get("said") or ("the recipe as it is" if number == 0 else ""))
-    return Round(number, f"rounds/{number}/report.html", weak, changes, bought, cost if number else "", gates, kept)
+    return Round(number, f"rounds/{number}/report.html", weak, changes, bought, cost, gates, kept)
 
 
 def _points(change: Mapping[str, Any]) -> str:
