@@ -161,7 +161,7 @@ TASKS: dict[str, Task] = {
         "BoolQ, is the answer to a question on a passage yes (Clark et al. 2019); the test is the public validation file",
         {"text": "question", "pair": "passage", "label": "label"}, ["no", "yes"], 256,
         _files("boolq", test="validation.jsonl.gz", train="train.jsonl.gz", dev=""),
-        {"3x": 9000, "10x": 6000, "50x": 4600}, (2600, 6.0e-5), {"3x": 1500, "10x": 3000, "50x": 4000}, augment=(_replaced(1),),
+        {"3x": 9000, "10x": 6000, "50x": 4600}, (2600, 1.0e-4), {"3x": 1500, "10x": 3000, "50x": 4000}, augment=(_replaced(1),),
     ),
 }  # fmt: skip
 
