@@ -156,7 +156,7 @@ def test_what_is_told(finished: Path):
     assert "Refinement" in page
     assert "domain odd" in page
     assert "the student before the rounds" in page
-    assert "elsewhere: nothing in" in page
+    assert "cost elsewhere: nothing in" in page
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill")

@@ -139,6 +139,16 @@ def test_lines_break_at_gaps_and_follow_values(html: ModuleType) -> None:
         assert (yb - ya) / (pairs[-1][1] - pairs[0][1]) == pytest.approx((wb - wa) / (2.0 - 5.0), abs=0.01)
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 12])
+def test_curves_over_whole_numbers_have_no_ticks_between_them(last: int, html: ModuleType) -> None:
+    points = [{"x": i, "y": 50.0 + i / 10} for i in range(last + 1)]
+    chart = parsed({"kind": "line", "title": "t", "series": [{"name": "s", "role": "student", "points": points}]})
+    svg = html.parse(str(charts.line(chart, "i")))
+    said = [n.text for n in svg.all("text") if n.attributes["text-anchor"] == "middle"]
+    assert len(said) >= 2
+    assert all(text.isdigit() for text in said), said
+
+
 def test_reliability_draws_the_given_band_or_else_the_binomial_one(html: ModuleType) -> None:
     points = [{"x": x, "y": x - 0.02, "n": 400} for x in (0.1, 0.5, 0.9)]
     models = [{"name": "student", "role": "student", "points": points}]

@@ -77,7 +77,7 @@ def refinement_of(state: Mapping[str, Any]) -> Refinement | None:
 
 def _gained(sealed: Mapping[str, Any]) -> list[str]:
     bought = [f"{b.get('name')}: {_points(b)}" for b in _list(sealed.get("bought"))]
-    return [*bought, f"elsewhere: {_cost(sealed)}"] if bought else []
+    return [*bought, f"cost elsewhere: {_cost(sealed)}"] if bought else []
 
 
 def _cost(found: Mapping[str, Any]) -> str:

@@ -30,7 +30,11 @@ def line(chart: Chart, ident: str, width: float = WIDE) -> Markup:
     )
     top = legend_height + (28.0 if chart.y_label else 10.0)
     bottom = top + (190.0 if narrow else 240.0)
-    x_axis = Axis(*domain_of(xs, pad=0.0), left, right - 4, 4 if narrow else 7)
+    low, high = domain_of(xs, pad=0.0)
+    count = 4 if narrow else 7
+    if all(float(x).is_integer() for x in xs):
+        count = max(1, min(count, round(high - low)))  # nothing between two whole numbers is ever reached
+    x_axis = Axis(low, high, left, right - 4, count)
     y_axis = Axis(*rounded(domain_of(ys, [m.value for m in chart.marks], pad=0.0), 5), bottom, top, 5)
     parts = [legend]
     for value, text in y_axis.marks():
