@@ -347,7 +347,7 @@ def _show_plan(run: Path, console: Console) -> None:
     rows = verb(run, settings)
     for row in rows:
         takes = "–" if row.needed is None else f"{row.needed:,} {row.one}s"
-        mark = "[green]✓[/]" if row.possible else "[yellow]✗[/]"
+        mark = "[green]✓[/]" if row.passes else "[yellow]✗[/]"
         seen = "–" if row.seen is None else f"± {number(row.seen)} {row.unit}"
         table.add_row(
             f"{mark} {row.gate}", escape(row.of), row.rule, f"{row.items:,}", f"{row.clusters:,}", escape(takes), seen

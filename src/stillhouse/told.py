@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
+from stillhouse.evaluate.power import Power
 from stillhouse.evaluate.records import Finding, Verdict
 from stillhouse.report.content import SCHEMA
 
@@ -14,20 +15,14 @@ _EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @with_config(_EXACT)
-@dataclass(frozen=True)
-class Decides:
-    """What the items of one gate can decide: ``evaluate.power.Power``, and whether a student as good as the teacher would pass."""
+@dataclass(frozen=True, kw_only=True)
+class Decides(Power):
+    """What the items of one gate can decide.
 
-    gate: str
-    of: str
-    rule: str
-    items: int
-    clusters: int
-    one: str
-    seen: float | None
-    unit: str
-    needed: int | None
-    why: str
+    Args:
+        possible: whether a student as good as the teacher would pass.
+    """
+
     possible: bool
 
 

@@ -33,7 +33,7 @@ def test_what_it_says_is_needed_passes_four_times_of_five():
         return choices("exam", {"teacher": teacher, "student": np.where(swap, right(rng, n, 0.8), teacher)}, seed=seed)
 
     (told,) = power(nothing(), Answers((sibling(20_000, 0),)))
-    assert told.needed is not None and told.possible and 150 < told.needed < 1500
+    assert told.needed is not None and told.passes and 150 < told.needed < 1500
     passed = 0
     for seed in range(200):
         table = sibling(told.needed, seed + 1)
@@ -44,7 +44,7 @@ def test_what_it_says_is_needed_passes_four_times_of_five():
 
 def test_few_questions_are_called_impossible_and_many_possible():
     few, many = (power(nothing(), Answers((asked(n, 0.93),)))[0] for n in (60, 6000))
-    assert not few.possible and many.possible
+    assert not few.passes and many.passes
     assert few.seen is not None and many.seen is not None and few.seen > 5 * many.seen
 
 
@@ -65,7 +65,7 @@ def test_a_teacher_at_the_floor_is_said_and_text_has_its_rows():
     rows = {
         row.gate: row for row in power(items, Answers((guess, replace(asked(300, 0.9), task="probe", skill=False))))
     }
-    assert rows["tasks"].why and not rows["tasks"].possible
+    assert rows["tasks"].why and not rows["tasks"].passes
     assert rows["performance"].one == "document" and rows["performance"].clusters == 30
     assert rows["calibration"].unit == "pp" and rows["bias"].unit == "pp"
     assert rows["bias"].to_dict()["possible"] in (True, False)

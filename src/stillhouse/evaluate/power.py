@@ -45,13 +45,13 @@ class Power:
     why: str = ""
 
     @property
-    def possible(self) -> bool:
+    def passes(self) -> bool:
         """Whether a student as good as the teacher would pass on these items."""
         return not self.why and self.needed is not None and self.needed <= self.clusters
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self) | {"possible": self.possible}
+        return asdict(self) | {"possible": self.passes}
 
 
 def power(items: Items, answers: Answers, *, retention: float = 0.9) -> list[Power]:
