@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,8 @@ EXPORT_TOKENS = 16384
 
 QUALITY_TOKENS = 1024
 """Held-out tokens that the teacher reads before training."""
+FEW = 8
+"""Texts with classes that a step should hold: with four, an encoder never left the commonest class of BoolQ; with sixteen it did (docs/log.md)."""
 
 
 def run(settings: recipe.Recipe, *, console: Console | None = None) -> Path:
@@ -145,6 +148,8 @@ def distil(settings: recipe.Recipe, ranks: distributed.Ranks, console: Console |
         with clock("data"):
             corpus = prepare(settings, master, first.tokenizer, folder, console if ranks.main else None)
         say(f"Data: {describe(corpus.facts)}", highlight=False)
+        if warning := few_texts(settings, corpus.facts):
+            say(f"[yellow]Note:[/] {escape(warning)}", highlight=False)
         if console and ranks.main and not evaluated(folder, settings):
             with timed(console, "Asking the teacher what it knows of this text"):
                 found = read_first(tutor, corpus, first.outcomes)
@@ -654,6 +659,19 @@ def rounded(model: Model) -> Model:
         if weight.is_floating_point():
             weight.copy_(weight.to(torch.bfloat16).to(weight.dtype))
     return found
+
+
+def few_texts(settings: recipe.Recipe, facts: dict[str, Any]) -> str:
+    """A warning about steps that hold so few labelled texts that their gradients are noise; empty where they hold enough."""
+    section, train = settings.trainer, facts["train"]
+    length = train["tokens"] / train["documents"]
+    texts = section.tokens_per_step / length
+    if not settings.data.classes or texts >= FEW:
+        return ""
+    enough = math.ceil(2 * FEW * length / section.micro_tokens) * section.micro_tokens
+    return (
+        f"a step reads about {texts:.0f} texts, each with one label: raise trainer.tokens_per_step, to {enough:,} say"
+    )
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from stillhouse.check import costs
 from stillhouse.errors import ModelError, RecipeError
 from stillhouse.evaluate import records
 from stillhouse.models import Model
+from stillhouse.run import few_texts
 
 NAMES = ["negative", "positive"]
 FORM = {"name": "labelled", "text": "sentence", "classes": NAMES}
@@ -159,6 +160,19 @@ def test_a_finished_run_can_be_judged_and_evaluated_again(finished: Path):
     again = records.read(finished / "evaluation" / "items.parquet")
     assert np.array_equal(first.roles["teacher"].kl, again.roles["teacher"].kl)
     assert stillhouse.run(settings(finished.parent)) == finished
+
+
+def test_steps_of_a_few_texts_are_told(tmp_path: Path):
+    """256 tokens are 64 texts of four tokens, two of 128."""
+    recipe = settings(tmp_path)
+    facts = {length: {"train": {"documents": 1000, "tokens": 1000 * length}} for length in (4, 32, 33, 128)}
+    told = {length: few_texts(recipe, each) for length, each in facts.items()}
+    assert told[4] == told[32] == ""
+    assert "about 2 texts" in told[128] and "2,048" in told[128], "sixteen texts of 128 tokens"
+    assert told[33], "seven texts and three quarters"
+    plain = {"name": "python_docs"}
+    language = stillhouse.parse({"name": "lm", "data": {"sources": plain}, "teacher": "a/b", "student": "same", "trainer": {"steps": 1}})  # fmt: skip
+    assert few_texts(language, facts[128]) == "", "of running text every token is a label"
 
 
 def test_costs_are_known_before_anything_runs(tmp_path: Path):
