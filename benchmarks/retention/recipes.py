@@ -39,6 +39,7 @@ class Task:
         more: unlabelled text of the domain, for the teacher to label: path and field.
         augment: texts made of those there are.
         measures: beside accuracy, fidelity, calibration and benefit.
+        teacher_step: tokens of a step of adapting the encoder.
 
     """
 
@@ -53,6 +54,7 @@ class Task:
     more: tuple[tuple[str, str], ...] = ()
     augment: tuple[dict[str, Any], ...] = ()
     measures: tuple[Any, ...] = ()
+    teacher_step: int = STEP // 2
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -161,7 +163,8 @@ TASKS: dict[str, Task] = {
         "BoolQ, is the answer to a question on a passage yes (Clark et al. 2019); the test is the public validation file",
         {"text": "question", "pair": "passage", "label": "label"}, ["no", "yes"], 256,
         _files("boolq", test="validation.jsonl.gz", train="train.jsonl.gz", dev=""),
-        {"3x": 9000, "10x": 6000, "50x": 4600}, (2600, 1.0e-4), {"3x": 1500, "10x": 3000, "50x": 4000}, augment=(_replaced(1),),
+        {"3x": 9000, "10x": 6000, "50x": 4600}, (650, 1.0e-4), {"3x": 1500, "10x": 3000, "50x": 4000}, augment=(_replaced(1),),
+        teacher_step=2 * STEP,
     ),
 }  # fmt: skip
 
@@ -216,6 +219,9 @@ def _evaluate(task: Task, **changes: Any) -> dict[str, Any]:
 
 
 def _teacher(name: str, task: Task) -> dict[str, Any]:
+    step: dict[str, Any] = {"tokens_per_step": task.teacher_step, "micro_tokens": min(STEP, task.teacher_step)}
+    if task.teacher_step > STEP:  # of texts so long ten validations are enough: each takes as long as nine steps
+        step |= dict.fromkeys(("validate_every", "checkpoint_every"), task.teacher[0] // 10)
     return {
         "name": f"{name}-teacher",
         "run": f"{RUNS}/{name}-teacher",
@@ -223,7 +229,7 @@ def _teacher(name: str, task: Task) -> dict[str, Any]:
         "teacher": {"name": "local", "model": ENCODER},
         "student": "classifier",
         "objective": {"alpha": 0},
-        "trainer": _trainer(*task.teacher, tokens_per_step=STEP // 2, micro_tokens=STEP // 2),
+        "trainer": _trainer(*task.teacher, **step),
         "evaluate": _evaluate(task, control=False),
     }
 
