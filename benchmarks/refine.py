@@ -20,12 +20,14 @@ once for each arm and seed, at its end. Results: benchmarks/results/refine.jsonl
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ import stillhouse
 from stillhouse import recipe
 from stillhouse.evaluate import statistics, tables_of
 from stillhouse.evaluate.declared import slices_of
-from stillhouse.evaluate.records import Items
+from stillhouse.evaluate.records import FloatArray, Items
 from stillhouse.files import atomic_folder, read_json, write_text
 from stillhouse.label import label
 from stillhouse.refinement.draft import Case, Draft, write_rows
@@ -303,10 +305,11 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
         "teacher_accuracy": {
             name: round(float(items.roles["teacher"].column("correct")[rows].mean()), 4) for name, rows in sorted(parts.items())
         },
-        "sealed_weak": [short(k) for k in items.key.tolist() if tables["tags"].get(k, {}).get("domain") == WEAK],
-        "sealed_rare": [short(k) for k in items.key.tolist() if tables["tags"].get(k, {}).get("rarity") == RARE],
-        "sealed_right": right_of(items, "student"),
-        "sealed_before": right_of(items, "before"),
+        "sealed_texts": hashlib.sha256(" ".join(key[:10] for key in sorted(items.key.tolist())).encode()).hexdigest()[:16],
+        "sealed_weak": bits(items, [tables["tags"].get(k, {}).get("domain") == WEAK for k in items.key.tolist()]),
+        "sealed_rare": bits(items, [tables["tags"].get(k, {}).get("rarity") == RARE for k in items.key.tolist()]),
+        "sealed_right": bits(items, right_N.tolist()),
+        "sealed_before": bits(items, items.roles["before"].column("correct").tolist()),
         "cpu_seconds": round(seconds, 1),
         "environment": read_json(folder / "environment.json", {}),
     }  # fmt: skip
@@ -314,15 +317,15 @@ def collect(settings: recipe.Recipe, arm: str, seed: int, given: argparse.Namesp
     write_text(RESULTS, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
 
 
-def short(key: str) -> str:
-    """Enough of a text's key to tell it from the others."""
-    return key[:10]
+def bits(items: Items, values: Sequence[float]) -> str:
+    """A yes or no of each text, in the order of the texts' keys, which all runs of a design share."""
+    order = sorted(range(items.size), key=lambda row: str(items.key[row]))
+    return "".join("1" if values[row] else "0" for row in order)
 
 
-def right_of(items: Items, role: str) -> dict[str, int]:
-    """Text → whether a role is right on it."""
-    right_N = items.roles[role].column("correct").astype(int)
-    return dict(zip(map(short, items.key.tolist()), right_N.tolist(), strict=True))
+def read_bits(text: str) -> FloatArray:
+    """The same as numbers."""
+    return np.array([float(each) for each in text])
 
 
 def _interval(found: statistics.Interval) -> list[float]:
@@ -402,14 +405,13 @@ def _bought(rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
     told = {which: row for which, row in rows.items() if "sealed_before" in row}
     for arm in sorted({which[:4] for which in told}):
         mine = [row for which, row in told.items() if which[:4] == arm]
-        weak, rare = set(mine[0]["sealed_weak"]), set(mine[0]["sealed_rare"])
+        weak_N, rare_N = (read_bits(mine[0][name]) > 0 for name in ("sealed_weak", "sealed_rare"))
         cells = []
-        for keys in (sorted(weak), sorted(rare), sorted(set(mine[0]["sealed_right"]) - weak - rare)):
+        for of_it_N in (weak_N, rare_N, ~(weak_N | rare_N)):
             before_SN, after_SN = (
-                np.array([[row[name][key] for key in keys] for row in mine], dtype=float)
-                for name in ("sealed_before", "sealed_right")
+                np.array([read_bits(row[name])[of_it_N] for row in mine]) for name in ("sealed_before", "sealed_right")
             )
-            found = statistics.mean((after_SN - before_SN).mean(0), np.arange(len(keys))).scaled(100)
+            found = statistics.mean((after_SN - before_SN).mean(0), np.arange(before_SN.shape[1])).scaled(100)
             cells += [f"{100 * before_SN.mean():.1f} %", f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"]
         name = f"{list(ARMS)[arm[3]]} ({arm[0]}; {arm[2]} texts)"
         lines.append(f"| {name} | {len(mine)} | {' | '.join([*cells[:4], cells[5]])} |")
@@ -420,15 +422,18 @@ def _percent(found: list[float]) -> str:
     return f"{100 * found[0]:.1f} % [{100 * found[1]:.1f}, {100 * found[2]:.1f}]"
 
 
-def _ahead(aimed: dict[str, Any], other: dict[str, Any], *, weak: bool) -> list[float]:
+def _ahead(aimed: dict[str, Any], other: dict[str, Any], *, weak: bool) -> FloatArray:
     """Of each sealed text, of the weak domain or of all, whether the one is right less whether the other is."""
-    keys = other.get("sealed_weak", []) if weak else sorted(other["sealed_right"])
-    return [float(aimed["sealed_right"][key] - other["sealed_right"][key]) for key in keys]
+    assert aimed["sealed_texts"] == other["sealed_texts"], "two runs of a design were judged on other texts"
+    ahead_N = read_bits(aimed["sealed_right"]) - read_bits(other["sealed_right"])
+    if not weak:
+        return ahead_N
+    return ahead_N[read_bits(other["sealed_weak"]) > 0] if "sealed_weak" in other else ahead_N[:0]
 
 
 def _paired(aimed: dict[str, Any], other: dict[str, Any], *, weak: bool) -> str:
     """The difference of two arms in points, paired by text, with its interval."""
-    ahead = np.array(_ahead(aimed, other, weak=weak))
+    ahead = _ahead(aimed, other, weak=weak)
     if not len(ahead):
         return ""
     found = statistics.mean(ahead, np.arange(len(ahead))).scaled(100)
