@@ -54,7 +54,7 @@ def tell_sealed(state: Mapping[str, Any], say: Any) -> None:
     say(table)
     sealed, served = state["sealed"], (state.get("router") or {}).get("served")
     say(f"[bold]{sealed['verdict']}[/] on the sealed part: {escape(sealed['sentence'])}", highlight=False)
-    if sealed["bought"]:
+    if sealed.get("bought"):  # not of refinements that an earlier version ended
         say("There, against the student before all rounds:")
         _tell_bought(sealed["bought"], say)
         broken = [each["name"] for each in sealed["guard"] if not each["held"]]
